@@ -1,0 +1,77 @@
+//! Rooms made before and not recorded: found by the marker in their creation content, so that no room is made twice.
+
+use std::time::Duration;
+
+use ruma::OwnedRoomId;
+
+use super::{Driver, lock};
+use crate::{
+    model::Millis,
+    port::{ActionError, Clock, Gitter, Matrix, State},
+};
+
+/// Markers kept in memory at most: a creation content never changes.
+const MARKERS: usize = 10_000;
+
+/// A homeserver makes a room in about a second, and goes on with it when whoever asked for it is gone. A busy one may take
+/// longer than the minute after which it is no longer waited for: then a second room would be made too soon.
+const LANDS: Duration = Duration::from_secs(75);
+
+/// A room that is there is soon complete.
+const COMPLETES: Duration = Duration::from_secs(3);
+
+impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
+    /// Whether what was `found` of a room asked for at `since` is all that will ever be found.
+    ///
+    /// A room that appears after it was looked for would be made twice; one that was found while it is still being made has
+    /// no name yet, and whoever is invited to it would not learn what for.
+    pub(super) fn has_landed(
+        &self,
+        since: Millis,
+        found: &[OwnedRoomId],
+    ) -> Result<(), ActionError> {
+        let whole = if found.is_empty() { LANDS } else { COMPLETES };
+        let left = whole.saturating_sub(self.clock.now().since(since));
+        if left.is_zero() {
+            return Ok(());
+        }
+        let source = "the homeserver may still be at it".into();
+        Err(ActionError::Later { doing: "making a room", retry_after: Some(left), source })
+    }
+
+    /// The rooms the bot is in that carry `marker` and that no row knows, oldest id first.
+    pub(super) async fn find_rooms(&self, marker: &str) -> Result<Vec<OwnedRoomId>, ActionError> {
+        let rooms = self.matrix.rooms().await?;
+        let unknown = self
+            .state
+            .read(move |t| {
+                let mut unknown = Vec::new();
+                for room in rooms {
+                    if t.portal_at(&room)?.is_none() && t.chat(&room)?.is_none() {
+                        unknown.push(room);
+                    }
+                }
+                Ok(unknown)
+            })
+            .await?;
+        let mut found = Vec::new();
+        for room in unknown {
+            let known = lock(&self.markers).get(&room).cloned();
+            let its = if let Some(its) = known {
+                its
+            } else {
+                let its = self.matrix.marker(&room).await?;
+                let mut markers = lock(&self.markers);
+                if markers.len() >= MARKERS {
+                    markers.clear();
+                }
+                markers.insert(room.clone(), its.clone());
+                its
+            };
+            if its.as_deref() == Some(marker) {
+                found.push(room);
+            }
+        }
+        Ok(found)
+    }
+}
