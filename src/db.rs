@@ -1,0 +1,137 @@
+//! The store as async tasks see it: reads off the runtime, writes that return when they are on disk.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use reconcile::{
+    model::Millis,
+    port::{Clock, Rows, State, TableError, Tables},
+};
+use store::{ReadTxn, Store, StoreError, WriteTxn};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Reads at a time, each on a thread of its own.
+const READS: usize = 32;
+/// Writes that wait for the committer: fewer than its own queue holds, so that handing one over never blocks a thread.
+const WRITES: usize = store::QUEUE / 2;
+
+/// A handle to the store; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Db {
+    store: Store,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+}
+
+impl Db {
+    /// Wraps a store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        let (reads, writes) = (Semaphore::new(READS), Semaphore::new(WRITES));
+        Self { store, reads: Arc::new(reads), writes: Arc::new(writes) }
+    }
+
+    /// The store itself.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Reads from a snapshot; waits while very many read.
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`, and the store's.
+    pub async fn look<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&ReadTxn) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let store = self.store.clone();
+        if store.is_by_hand() {
+            return store.read(f);
+        }
+        // Never closed. The permit goes along, since a read goes on when nobody waits for it any more.
+        let permit = self.reads.clone().acquire_owned().await.map_err(StoreError::given_up)?;
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            store.read(f)
+        })
+        .await;
+        read.unwrap_or_else(|error| Err(StoreError::given_up(error)))
+    }
+
+    /// Writes in one transaction, shared with whoever writes at the same time; returns when it is on disk. When this future is
+    /// dropped the write goes on, once it was handed over: it waits its turn while very many write.
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`, and the store's; then nothing of it has happened.
+    pub async fn change<R: Send + 'static>(
+        &self,
+        f: impl Fn(&mut WriteTxn<'_>) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let permit = self.writes.clone().acquire_owned().await.map_err(StoreError::given_up)?;
+        let (told, end) = oneshot::channel();
+        self.store.submit(f, move |result| {
+            drop(permit);
+            // Nobody waits any more: the write has happened all the same.
+            let _ = told.send(result);
+        });
+        end.await.unwrap_or_else(|error| Err(StoreError::given_up(error)))
+    }
+}
+
+impl State for Db {
+    async fn read<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&dyn Rows) -> Result<R, TableError> + Send + 'static,
+    ) -> Result<R, TableError> {
+        Ok(self.look(move |t| f(t).map_err(StoreError::given_up)).await?)
+    }
+
+    async fn write<R: Send + 'static>(
+        &self,
+        f: impl Fn(&mut dyn Tables) -> Result<R, TableError> + Send + 'static,
+    ) -> Result<R, TableError> {
+        Ok(self.change(move |t| f(t).map_err(StoreError::given_up)).await?)
+    }
+}
+
+/// The clock on the wall, which can jump. Clones are the same one.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> Millis + Send + Sync>);
+
+impl WallClock {
+    /// The system's clock.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one clock that everything else is given"
+    )]
+    pub fn system() -> Self {
+        Self::telling(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        })
+    }
+
+    /// A clock that tells what `now` says.
+    pub fn telling(now: impl Fn() -> Millis + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+}
+
+impl Clock for WallClock {
+    fn now(&self) -> Millis {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WallClock({})", self.now().0)
+    }
+}
