@@ -1,0 +1,212 @@
+//! Pictures of Gitter: of rooms and users, fetched once, uploaded once, remembered by their address; and in messages.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
+
+use ruma::OwnedMxcUri;
+use serde::{Deserialize, Serialize};
+use store::StoreError;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
+};
+use url::Url;
+
+use super::{Client, MatrixError, raster};
+use crate::{
+    db::Db,
+    http::guarded::{FetchError, Guarded},
+    telemetry::Chain,
+};
+
+/// Avatars of 128 pixels have a few kilobytes.
+const LARGEST: usize = 2 << 20;
+/// Nobody waits longer for a face.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Nor a room for a picture in a message, from asking for it to its being on the homeserver.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(15);
+/// A picture that could not be had is not asked for again before this, twice as long each time, and at last once a day.
+const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN_MOST: Duration = Duration::from_secs(24 * 3600);
+/// So many failures are remembered.
+const FAILURES: usize = 10_000;
+/// So many pictures of messages are on their way at a time, each in memory as a whole.
+const AT_A_TIME: usize = 4;
+
+/// Fetches and uploads. Clones share what they remember.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    guarded: Guarded,
+    client: Client,
+    db: Db,
+    failures: Arc<Mutex<BTreeMap<String, (Instant, u32)>>>,
+    turns: Arc<Semaphore>,
+    /// Pictures of messages that are being fetched: several portals may show the same.
+    busy: Arc<StdMutex<BTreeMap<String, Arc<Mutex<()>>>>>,
+}
+
+/// A picture of a message, on the homeserver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// Where.
+    pub mxc: OwnedMxcUri,
+    /// Its media type.
+    pub kind: String,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// In bytes.
+    pub size: usize,
+}
+
+impl Pictures {
+    /// Fetches through `guarded`, so never from where strangers must not lead the bridge.
+    #[must_use]
+    pub fn new(guarded: Guarded, client: Client, db: Db) -> Self {
+        let turns = Arc::new(Semaphore::new(AT_A_TIME));
+        Self { guarded, client, db, failures: Arc::default(), turns, busy: Arc::default() }
+    }
+
+    /// The picture on the homeserver; `None` when there is none, or it can't be had: no room or ghost waits for its picture.
+    pub async fn upload(&self, address: Option<&str>) -> Option<OwnedMxcUri> {
+        let url = Url::parse(address?).ok()?;
+        let key = url.to_string();
+        let known = self.db.look({
+            let key = key.clone();
+            move |t| t.media(&key)
+        });
+        if let Ok(Some(known)) = known.await {
+            return Some(known.into());
+        }
+        let failed = self.failures.lock().await.get(&key).copied();
+        if failed.is_some_and(|(at, times)| at.elapsed() < again(times)) {
+            return None;
+        }
+        let got = tokio::time::timeout(PATIENCE, self.avatar(&url)).await;
+        let uploaded = match got {
+            Ok(Ok(mxc)) => Some(mxc),
+            Ok(Err(error)) => {
+                tracing::debug!(%url, error = %Chain(&error), "picture not fetched");
+                None
+            }
+            Err(_) => None,
+        };
+        let Some(mxc) = uploaded else {
+            let mut failures = self.failures.lock().await;
+            if failures.len() >= FAILURES {
+                failures.clear();
+            }
+            let times = failed.map_or(0, |(_, times)| times.saturating_add(1));
+            failures.insert(key, (Instant::now(), times));
+            return None;
+        };
+        self.failures.lock().await.remove(&key);
+        let saved = mxc.to_string();
+        if let Err(error) = self.db.change(move |t| t.put_media(&key, &saved)).await {
+            tracing::warn!(%error, "picture not remembered");
+        }
+        Some(mxc)
+    }
+
+    async fn avatar(&self, url: &Url) -> Result<OwnedMxcUri, PictureError> {
+        let bytes = self.guarded.fetch(url, LARGEST).await?;
+        let kind = raster::sniff(&bytes).ok_or(PictureError::Kind)?.kind;
+        Ok(self.client.upload(bytes, kind, "avatar").await?)
+    }
+
+    /// A picture of a message; `None` when it can't be had in time. What came of it is written down under `key` before it is
+    /// told, and stays so: a message that is shown again after a crash is shown as before.
+    ///
+    /// # Errors
+    ///
+    /// When the rows can't be read or written.
+    pub async fn upload_shown(
+        &self,
+        key: &str,
+        address: &str,
+        name: &str,
+        largest: usize,
+    ) -> Result<Option<Uploaded>, StoreError> {
+        let turn = {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy.entry(key.to_owned()).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        let kept = key.to_owned();
+        let shown = match self.db.look(move |t| t.media(&kept)).await? {
+            Some(known) => Ok(known),
+            None => self.decide(key, address, name, largest).await,
+        };
+        {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            // The map's and ours: nobody else waits.
+            if busy.get(key).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+                busy.remove(key);
+            }
+        }
+        Ok(serde_json::from_str(&shown?).ok())
+    }
+
+    async fn decide(
+        &self,
+        key: &str,
+        address: &str,
+        name: &str,
+        largest: usize,
+    ) -> Result<String, StoreError> {
+        let got = tokio::time::timeout(MESSAGE_PATIENCE, self.shown(address, name, largest)).await;
+        let row = match got {
+            Ok(Ok(uploaded)) => serde_json::to_string(&uploaded).unwrap_or_default(),
+            Ok(Err(error)) => {
+                tracing::info!(picture = key, error = %Chain(&error), "picture of a message stays a link");
+                String::new()
+            }
+            Err(_) => {
+                tracing::info!(
+                    picture = key,
+                    "picture of a message stays a link: it took too long"
+                );
+                String::new()
+            }
+        };
+        let key = key.to_owned();
+        let kept = row.clone();
+        self.db.change(move |t| t.put_media(&key, &kept)).await?;
+        Ok(row)
+    }
+
+    async fn shown(
+        &self,
+        address: &str,
+        name: &str,
+        largest: usize,
+    ) -> Result<Uploaded, PictureError> {
+        let url = Url::parse(address).map_err(|_| PictureError::Kind)?;
+        let _turn = self.turns.acquire().await;
+        let bytes = self.guarded.fetch(&url, largest).await?;
+        let raster = raster::sniff(&bytes).ok_or(PictureError::Kind)?;
+        let size = bytes.len();
+        let mxc = self.client.upload(bytes, raster.kind, name).await?;
+        let (width, height) = (raster.width, raster.height);
+        Ok(Uploaded { mxc, kind: raster.kind.to_owned(), width, height, size })
+    }
+}
+
+/// How long a picture is not asked for after so many failures.
+fn again(times: u32) -> Duration {
+    AGAIN.saturating_mul(1 << times.min(16)).min(AGAIN_MOST)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PictureError {
+    #[error("the picture could not be fetched")]
+    Fetch(#[from] FetchError),
+    #[error("it is no kind of picture")]
+    Kind,
+    #[error("the homeserver does not take the picture")]
+    Upload(#[from] MatrixError),
+}
