@@ -1,0 +1,186 @@
+//! What becomes of rows that are older than the world.
+
+use super::*;
+
+/// The store is a backup put in place, and what Alice says here waited to be sent when it was made.
+async fn waits_since_before(fixture: &Fixture, texts: &[&str]) {
+    let now = fixture.relay.0.bridge.clock.now();
+    let taken = Millis(now.0 - 10_000);
+    for (n, text) in texts.iter().enumerate() {
+        let row = Outgoing {
+            event: format!("${n}:example.org").try_into().expect("a valid id"),
+            sent: taken,
+            payload: Payload::say(vec![(*text).to_owned()], false, None),
+            done: 0,
+            attempt: None,
+            told: None,
+        };
+        let key = fixture.key.clone();
+        fixture.db.change(move |t| t.push_outgoing(&key, &row)).await.expect("written");
+    }
+    let key = fixture.key.clone();
+    fixture.db.change(move |t| t.put_relearn(&key, Some(taken))).await.expect("written");
+}
+
+async fn until_nothing_waits(fixture: &Fixture) {
+    let key = fixture.key.clone();
+    let none = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
+    fixture.until("an end of what waits", none).await;
+}
+
+fn on_gitter(fixture: &Fixture) -> Vec<String> {
+    let said = fixture.sim.world().messages("acme/rockets").into_iter();
+    said.map(|message| message.text).collect()
+}
+
+#[tokio::test]
+async fn of_what_waits_in_a_closed_portal_its_sender_is_told_that_nobody_knows() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    waits_since_before(&fixture, &["one", "two"]).await;
+    fixture.sim.world().post("alice", "acme/rockets", "one");
+    fixture
+        .change_portal(|portal| {
+            (portal.place, portal.joined) = (Place::Nowhere, false);
+            portal.open.adopt(false, Reason::LeftPortal, Millis(2));
+        })
+        .await;
+    fixture.relay.poke_unlearned().await.expect("readable");
+    until_nothing_waits(&fixture).await;
+    let told = fixture.told().await;
+    let doubt = "In acme/rockets: This message may be on Gitter or not";
+    assert!(told.len() == 2 && told.iter().all(|text| text.starts_with(doubt)), "{told:?}");
+    assert_eq!(on_gitter(&fixture), ["one"], "not sent again");
+}
+
+#[tokio::test]
+async fn of_what_waits_for_a_room_that_can_not_be_read_its_sender_is_told_that_nobody_knows() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    waits_since_before(&fixture, &["one"]).await;
+    fixture.sim.world().ban("acme/rockets", "alice");
+    fixture.relay.poke_outward(fixture.key.clone());
+    until_nothing_waits(&fixture).await;
+    let to = Target::Room(portal_room());
+    let notice = fixture.until("a word", move |t| t.first_notice(&to)).await.1;
+    let Say::Fate(fate) = notice.say else { panic!("{notice:?}") };
+    assert!(matches!(fate.news, News::Failed(Failure::Unsure, _)), "{fate:?}");
+}
+
+#[tokio::test]
+async fn what_waits_and_was_said_in_a_room_that_is_gone_is_looked_for_on_gitter() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    let long = ["x".repeat(4096), "y".to_owned()];
+    waits_since_before(&fixture, &["one", "two"]).await;
+    let (key, first) = (fixture.key.clone(), fixture.sim.world());
+    let part: MessageId = first.post("alice", "acme/rockets", &long[0]).parse().expect("an id");
+    let (event, parts) = (ruma::owned_event_id!("$long:example.org"), long.to_vec());
+    let sent = fixture.relay.0.bridge.clock.now();
+    let half = fixture.db.change(move |t| {
+        let link = Link {
+            portal: key.clone(),
+            message: part.clone(),
+            event: event.clone(),
+            part: 0,
+            from_matrix: true,
+            version: 1,
+            digest: 0,
+            parent: None,
+            sender: None,
+            lead: String::new(),
+            images: Vec::new(),
+            gone: false,
+        };
+        t.put_link(&link)?;
+        let payload = Payload::say(parts.clone(), false, None);
+        let event = event.clone();
+        t.push_outgoing(
+            &key,
+            &Outgoing { event, sent, payload, done: 1, attempt: None, told: None },
+        )
+    });
+    half.await.expect("written");
+    for text in ["one", "two", "y"] {
+        fixture.sim.world().post("alice", "acme/rockets", text);
+    }
+    fixture.relay.poke_outward(fixture.key.clone());
+    until_nothing_waits(&fixture).await;
+    assert_eq!(on_gitter(&fixture), [&long[0], "one", "two", "y"], "each once");
+    assert!(fixture.sent_to(&portal_room()).await.is_empty(), "and not shown as somebody else's");
+}
+
+/// What Alice said in the portal half a minute ago, or did to what she said.
+fn hers(fixture: &Fixture, id: &str, kind: &str, content: &Value) -> Value {
+    let now = fixture.relay.0.bridge.clock.now();
+    json!({
+        "type": kind, "event_id": id, "room_id": portal_room(), "sender": alice(),
+        "origin_server_ts": now.0 - 30_000, "content": content,
+    })
+}
+
+fn edit(fixture: &Fixture, id: &str, body: &str) -> Value {
+    let content = json!({
+        "msgtype": "m.text", "body": format!("* {body}"),
+        "m.new_content": {"msgtype": "m.text", "body": body},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$said:example.org"},
+    });
+    hers(fixture, id, "m.room.message", &content)
+}
+
+/// The portal learns from a room with these events, the newest first, and then has nothing more to send.
+async fn learn_from(fixture: &Fixture, events: &[Value]) {
+    fixture.holds(events).await;
+    fixture.agreeable().await;
+    let (key, taken) = (fixture.key.clone(), Millis(fixture.relay.0.bridge.clock.now().0 - 60_000));
+    fixture.db.change(move |t| t.put_relearn(&key, Some(taken))).await.expect("written");
+    fixture.relay.catch_up(&fixture.key);
+    let key = fixture.key.clone();
+    let learned = move |t: &ReadTxn| Ok(t.relearn_since(&key)?.is_none().then_some(()));
+    fixture.until("the lesson", learned).await;
+    until_nothing_waits(fixture).await;
+}
+
+#[tokio::test]
+async fn of_several_edits_the_newest_is_not_undone() {
+    let fixture = Fixture::new().await;
+    fixture.sim.world().post("alice", "acme/rockets", "newest");
+    let text = json!({"msgtype": "m.text", "body": "old"});
+    let events = [
+        edit(&fixture, "$third:example.org", "newest"),
+        edit(&fixture, "$second:example.org", "newer"),
+        hers(&fixture, "$said:example.org", "m.room.message", &text),
+    ];
+    learn_from(&fixture, &events).await;
+    assert_eq!(on_gitter(&fixture), ["newest"]);
+}
+
+#[tokio::test]
+async fn a_part_that_an_edit_took_away_is_not_sent_again() {
+    let fixture = Fixture::new().await;
+    fixture.sim.world().post("alice", "acme/rockets", "short");
+    let text = json!({"msgtype": "m.text", "body": "and so on ".repeat(600)});
+    let events = [
+        edit(&fixture, "$second:example.org", "short"),
+        hers(&fixture, "$said:example.org", "m.room.message", &text),
+    ];
+    learn_from(&fixture, &events).await;
+    assert_eq!(on_gitter(&fixture), ["short"]);
+}
+
+#[tokio::test]
+async fn of_what_was_deleted_before_it_could_be_learned_its_sender_is_told_that_it_may_be_there() {
+    let fixture = Fixture::new().await;
+    fixture.sim.world().post("alice", "acme/rockets", "oh no");
+    let of = json!({"redacts": "$said:example.org"});
+    let events = [
+        hers(&fixture, "$gone:example.org", "m.room.redaction", &of),
+        hers(&fixture, "$said:example.org", "m.room.message", &json!({})),
+    ];
+    learn_from(&fixture, &events).await;
+    let to = Target::Room(portal_room());
+    let notice = fixture.until("a word", move |t| t.first_notice(&to)).await.1;
+    let Say::Fate(fate) = notice.say else { panic!("{notice:?}") };
+    assert!(matches!(fate.news, News::Failed(Failure::Unsure, _)), "{fate:?}");
+    assert_eq!(fate.event, "$said:example.org");
+}

@@ -1,0 +1,278 @@
+//! What waits to be shown, in memory only: losing it loses nothing, for it is paged in again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reconcile::model::{MessageId, Millis, PortalKey};
+
+use crate::gitter::Message;
+
+/// So many messages wait in a lane; what comes beyond is paged in later.
+const QUEUE: usize = 300;
+
+/// So many messages wait in all lanes together: with 20 KiB for a long one, some 200 MiB at the very worst.
+const ALL: usize = 10_000;
+
+/// Order in a lane: time first, since ids have only the second; then the id.
+pub(super) type Place = (i64, MessageId);
+
+/// Where paging in begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Where it ended.
+    On,
+    /// Early enough to see what was changed since.
+    Back,
+}
+
+/// What waits in memory, per portal. Losing it loses nothing: it is paged in again.
+#[derive(Debug, Default)]
+pub struct Inbox(Mutex<Lanes>);
+
+#[derive(Debug, Default)]
+struct Lanes {
+    lanes: BTreeMap<PortalKey, Waiting>,
+    /// Messages in all of them.
+    messages: usize,
+}
+
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "hints that come and go each by itself")]
+pub(super) struct Waiting {
+    queue: BTreeMap<Place, Arc<Message>>,
+    /// Messages that were deleted on Gitter.
+    removed: BTreeSet<MessageId>,
+    /// Something may have been missed: page in before going on.
+    pub(super) stale: bool,
+    /// What may have been missed is not only at the end: look for changes of what is shown, too.
+    changed: bool,
+    /// The room holds more than the queue: page in once the queue is empty. Until then live messages are left to that.
+    more: bool,
+    /// More was deleted than was looked for at a time: look again once what is known to be gone is gone here, too.
+    pub(super) more_removed: bool,
+    /// The opening of the portal since when this is kept up: what was said before has been paged in, or is to be.
+    pub(super) opened: Option<u64>,
+    /// The message that is being shown: whether it is in the room is not known before that has come to its end.
+    trying: Option<Place>,
+    /// Since when it has come to none, or is known to be in the room if an earlier run was showing it.
+    failing: Option<Millis>,
+    /// The opening of the portal for which what was sent is linked: under another it may be in the room without a link.
+    pub(super) linked: Option<u64>,
+    /// How many messages it may hold now: one when all lanes together are full.
+    most: usize,
+}
+
+impl Inbox {
+    pub(super) fn with<R>(&self, portal: &PortalKey, f: impl FnOnce(&mut Waiting) -> R) -> R {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lanes { lanes, messages } = &mut *inner;
+        let waiting = lanes.entry(portal.clone()).or_default();
+        waiting.most = if *messages >= ALL { 1 } else { QUEUE };
+        *messages -= waiting.queue.len();
+        let result = f(waiting);
+        *messages += waiting.queue.len();
+        result
+    }
+
+    /// Takes a live or paged-in message; a full queue drops its newest one, which is paged in later.
+    pub(super) fn put(&self, portal: &PortalKey, message: Arc<Message>) {
+        let Ok(id) = message.id.parse() else { return };
+        let place = (message.sent.as_millisecond(), id);
+        self.with(portal, |waiting| {
+            if waiting.more {
+                waiting.changed |= message.edited_at.is_some();
+                return;
+            }
+            // Live events overtake each other: the newest version is the one to show.
+            let newer = |old: &Arc<Message>| old.v.unwrap_or(0) > message.v.unwrap_or(0);
+            if !waiting.queue.get(&place).is_some_and(newer) {
+                waiting.queue.insert(place, message);
+            }
+            if waiting.queue.len() > waiting.most {
+                waiting.queue.pop_last();
+                waiting.more = true;
+            }
+        });
+    }
+
+    pub(super) fn put_removed(&self, portal: &PortalKey, id: MessageId) {
+        self.with(portal, |waiting| {
+            let trying = waiting.trying.clone();
+            waiting.queue.retain(|place, _| place.1 != id || trying.as_ref() == Some(place));
+            waiting.removed.insert(id);
+            if waiting.removed.len() > QUEUE {
+                // Paging in finds what is gone, too.
+                waiting.removed.clear();
+                waiting.stale = true;
+            }
+        });
+    }
+
+    pub(super) fn first_removed(&self, portal: &PortalKey) -> Option<MessageId> {
+        self.with(portal, |waiting| waiting.removed.first().cloned())
+    }
+
+    pub(super) fn removed(&self, portal: &PortalKey, id: &MessageId) {
+        self.with(portal, |waiting| waiting.removed.remove(id));
+    }
+
+    /// The room holds more after `last` than was put, of what is shown already, too, when it was cut `early`: what came live
+    /// meanwhile comes after that.
+    pub(super) fn cut(&self, portal: &PortalKey, last: &MessageId, early: bool) {
+        self.with(portal, |waiting| {
+            waiting.queue.retain(|(_, id), _| id <= last);
+            waiting.more = true;
+            waiting.changed |= early;
+        });
+    }
+
+    /// Whether to page in now, and how: it was asked for, or there is more and nothing goes before it.
+    pub(super) fn take_stale(&self, portal: &PortalKey) -> Option<Look> {
+        self.with(portal, |waiting| {
+            let more = waiting.more && waiting.queue.is_empty();
+            if !waiting.stale && !more {
+                return None;
+            }
+            let changes = waiting.stale || waiting.changed;
+            (waiting.stale, waiting.more, waiting.changed) = (false, false, false);
+            Some(if changes { Look::Back } else { Look::On })
+        })
+    }
+
+    /// The messages that wait, in no order.
+    pub(super) fn queued(&self, portal: &PortalKey) -> BTreeSet<MessageId> {
+        self.with(portal, |waiting| waiting.queue.keys().map(|(_, id)| id.clone()).collect())
+    }
+
+    /// The message to be shown now.
+    pub(super) fn first(&self, portal: &PortalKey) -> Option<(Place, Arc<Message>)> {
+        self.with(portal, |waiting| {
+            let first =
+                waiting.queue.first_key_value().map(|(place, m)| (place.clone(), m.clone()));
+            waiting.trying = first.as_ref().map(|(place, _)| place.clone());
+            first
+        })
+    }
+
+    /// Showing a message has failed: it may be in the room or not.
+    pub(super) fn failed(&self, portal: &PortalKey, now: Millis) {
+        self.with(portal, |waiting| {
+            if waiting.trying.is_some() {
+                waiting.failing.get_or_insert(now);
+            }
+        });
+    }
+
+    /// What is to be shown first is in the room, sent by an earlier run: for now, sending it again is no second message.
+    pub(super) fn is_there(&self, portal: &PortalKey, now: Millis) {
+        self.with(portal, |waiting| *waiting.failing.get_or_insert(now));
+    }
+
+    /// What was sent first so `long` ago may be in the room, and the homeserver knows it no more: look before it is sent again.
+    pub(super) fn look_again(&self, portal: &PortalKey, now: Millis, long: Duration) {
+        self.with(portal, |waiting| {
+            if waiting.failing.is_some_and(|since| now.since(since) > long) {
+                (waiting.failing, waiting.linked) = (Some(now), None);
+                waiting.stale = true;
+            }
+        });
+    }
+
+    /// Takes out what was shown; a newer version that came meanwhile stays.
+    pub(super) fn remove(&self, portal: &PortalKey, place: &Place, shown: &Arc<Message>) {
+        self.with(portal, |waiting| {
+            (waiting.trying, waiting.failing) = (None, None);
+            if waiting.queue.get(place).is_some_and(|queued| Arc::ptr_eq(queued, shown)) {
+                waiting.queue.remove(place);
+            }
+        });
+    }
+
+    pub(super) fn forget(&self, portal: &PortalKey) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = inner.lanes.remove(portal).map_or(0, |waiting| waiting.queue.len());
+        inner.messages -= gone;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_user_id;
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn many_lanes_together_hold_a_bounded_number_of_messages() {
+        let inbox = Inbox::default();
+        let portal = |n: usize| {
+            PortalKey::new(
+                owned_user_id!("@alice:hs"),
+                format!("5f00000000000000000{n:05x}").parse().expect("a room's id"),
+            )
+        };
+        let message = |n: usize| {
+            let id = format!("5f00000000000000000{n:05x}");
+            let sent = "2020-01-01T00:00:00.000Z";
+            let json = json!({"id": id, "text": "hi", "sent": sent, "v": 1});
+            Arc::new(from_value::<Message>(json).expect("a message"))
+        };
+        for lane in 0..200 {
+            for n in 0..QUEUE {
+                inbox.put(&portal(lane), message(n));
+            }
+        }
+        let held = || inbox.0.lock().expect("not poisoned").messages;
+        assert!((ALL..=ALL + 200).contains(&held()), "{}", held());
+        // What found no room is paged in once the lane has shown the rest.
+        let (place, shown) = inbox.first(&portal(199)).expect("each lane has at least one");
+        assert!(inbox.take_stale(&portal(199)).is_none());
+        inbox.remove(&portal(199), &place, &shown);
+        assert!(inbox.take_stale(&portal(199)).is_some());
+        for lane in 0..200 {
+            inbox.forget(&portal(lane));
+        }
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_run_has_shown_is_looked_for_again_before_the_homeserver_forgets_it() {
+        let portal = PortalKey::new(
+            owned_user_id!("@alice:hs"),
+            "5f000000000000000000b001".parse().expect("a room's id"),
+        );
+        let inbox = Inbox::default();
+        inbox.is_there(&portal, Millis(0));
+        let hour = Duration::from_secs(3600);
+        inbox.look_again(&portal, Millis(1_000), hour);
+        assert_eq!(inbox.take_stale(&portal), None, "it is sent now");
+        inbox.look_again(&portal, Millis(7_200_000), hour);
+        assert_eq!(inbox.take_stale(&portal), Some(Look::Back));
+    }
+
+    #[test]
+    fn an_edit_that_comes_while_its_message_is_being_sent_is_not_lost() {
+        let portal = PortalKey::new(
+            owned_user_id!("@alice:hs"),
+            "5f000000000000000000b001".parse().expect("a room's id"),
+        );
+        let version = |v: u64| {
+            let id = "5f000000000000000000c001";
+            let sent = "2020-01-01T00:00:00.000Z";
+            let json = json!({"id": id, "text": format!("version {v}"), "sent": sent, "v": v});
+            Arc::new(from_value::<Message>(json).expect("a message"))
+        };
+        let inbox = Inbox::default();
+        inbox.put(&portal, version(1));
+        let (place, sending) = inbox.first(&portal).expect("it waits");
+        inbox.put(&portal, version(2));
+        inbox.remove(&portal, &place, &sending);
+        let (place, waiting) = inbox.first(&portal).expect("the edit waits");
+        assert_eq!(waiting.text, "version 2");
+        inbox.remove(&portal, &place, &waiting);
+        assert!(inbox.first(&portal).is_none(), "all is shown");
+    }
+}
