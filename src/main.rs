@@ -1,0 +1,24 @@
+//! Command line in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use matrix_gitter::{cli, settings::SettingsError, telemetry::Chain};
+
+/// The command line or the settings must be changed; the same status as clap's for a wrong command
+/// line.
+const MISCONFIGURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli::execute(cli::Cli::parse())),
+        Err(error) => {
+            Err(anyhow::Error::new(error).context("the asynchronous runtime cannot be started"))
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("matrix-gitter: {}", Chain(error.as_ref()));
+        ExitCode::from(if error.is::<SettingsError>() { MISCONFIGURED } else { 1 })
+    })
+}
