@@ -113,10 +113,11 @@ struct Gate {
     away: Cell<bool>,
 }
 
-/// What somebody said, and when.
+/// What somebody said, as which event, and when.
 #[derive(Debug, Clone)]
 struct Said {
     text: String,
+    event: String,
     at: Instant,
 }
 
@@ -290,8 +291,8 @@ impl<'a> Life<'a> {
             for room in STEADY.into_iter().chain(MOVING) {
                 let Some(at) = self.portal(who, room) else { continue };
                 let text = format!("{name} is here {when}");
-                self.people[who].send_text(&at, &text).await?;
-                self.has_said(who, room, text.clone());
+                let event = self.people[who].send_text(&at, &text).await?;
+                self.has_said(who, room, text.clone(), event);
                 let there = || self.gitter.messages(room).iter().any(|m| m.text == text);
                 until(&format!("“{text}” in {room}"), async || {
                     ensure!(there(), "not there");

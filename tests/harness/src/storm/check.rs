@@ -100,21 +100,28 @@ impl Life<'_> {
     /// All that was said on Matrix is on Gitter, once, in order. Of what was unsent when somebody logged out, and of a room that
     /// closes while somebody writes, they are told in the chat with the bot.
     fn compare_outward(&self, who: usize, room: &'static str, texts: &[&str], report: &mut Report) {
-        let Some(said) = self.said.get(&(who, room)) else { return };
+        let Some(whole) = self.said.get(&(who, room)) else { return };
         let kept_back = |said: &Said| {
             report.homeserver_killed.iter().any(|at| *at >= said.at && *at - said.at <= KEPT_BACK)
         };
         let late: Vec<&str> =
-            said.iter().filter(|said| kept_back(said)).map(|said| said.text.as_str()).collect();
-        let said: Vec<&str> = said.iter().map(|said| said.text.as_str()).collect();
+            whole.iter().filter(|said| kept_back(said)).map(|said| said.text.as_str()).collect();
+        let said: Vec<&str> = whole.iter().map(|said| said.text.as_str()).collect();
         let there: Vec<&str> = texts.iter().copied().filter(|text| said.contains(text)).collect();
+        // A room in which somebody stays all the time takes everything.
+        let takes_all = who < 2 && STEADY.contains(&room);
         let told = |text: &str| {
-            let told = |room: &crate::Room| room.notices().any(|n| n.body().contains(text));
-            (who == 2 || MOVING.contains(&room))
-                && self.people[who].look(|v| v.rooms.values().any(told))
+            let event = whole.iter().find(|said| said.text == text).map(|said| said.event.as_str());
+            let about = |notice: &crate::Event| {
+                let last_word = !notice.body().contains("is not on Gitter yet");
+                notice.body().contains(text)
+                    || last_word && event.is_some() && notice.replies_to() == event
+            };
+            let told = |room: &crate::Room| room.notices().any(about);
+            !takes_all && self.people[who].look(|v| v.rooms.values().any(told))
         };
         let mut difference = Difference::between(&there, &said, told);
-        if who == 2 {
+        if !takes_all {
             difference.lost = difference.lost.saturating_sub(self.told_of(who, room));
         }
         if (difference.lost, difference.doubled) == (0, 0) && in_order_without(&there, &said, &late)
@@ -125,18 +132,17 @@ impl Life<'_> {
         report.differ(&what, &there, &said, &difference);
     }
 
-    /// Of how many messages in a room somebody who logged out was told that they may not be on Gitter: by their number, as all
-    /// that waited, or one by one.
+    /// Of how many messages in a room somebody was told in the chat with the bot that they may not be on Gitter, the room being
+    /// closed: by their number, as all that waited, or one by one, not saying which.
     fn told_of(&self, who: usize, room: &str) -> usize {
         let all = format!(" of yours in {room} may not have reached Gitter");
+        let one = ["is not on Gitter:", "may be on Gitter or not"];
+        let one = one.map(|words| format!("In {room}: This message {words}"));
         let count = |body: &str| match body.split_once(&all) {
             Some((before, _)) => {
                 before.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(1)
             }
-            None => usize::from(
-                body.contains("This message is not on Gitter:")
-                    || body.contains("This message may be on Gitter or not"),
-            ),
+            None => usize::from(one.iter().any(|words| body.starts_with(words))),
         };
         self.people[who].look(|view| {
             let notices = view.rooms.values().flat_map(crate::Room::notices);

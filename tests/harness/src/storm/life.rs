@@ -56,13 +56,14 @@ impl Life<'_> {
         };
         let Some(at) = at else { return Ok(()) };
         let text = self.next(&format!("{} on Matrix", self.names[who]));
-        self.people[who].send_text(&at, &text).await?;
-        self.has_said(who, room, text);
+        let event = self.people[who].send_text(&at, &text).await?;
+        self.has_said(who, room, text, event);
         Ok(())
     }
 
-    pub(super) fn has_said(&mut self, who: usize, room: &'static str, text: String) {
-        self.said.entry((who, room)).or_default().push(Said { text, at: Instant::now() });
+    pub(super) fn has_said(&mut self, who: usize, room: &'static str, text: String, event: String) {
+        let said = Said { text, event, at: Instant::now() };
+        self.said.entry((who, room)).or_default().push(said);
     }
 
     pub(super) fn speak_on_gitter(&mut self) {
