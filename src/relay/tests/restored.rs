@@ -142,6 +142,23 @@ async fn learn_from(fixture: &Fixture, events: &[Value]) {
 }
 
 #[tokio::test]
+async fn what_waits_and_is_in_the_room_as_said_elsewhere_is_not_sent_again() {
+    let fixture = Fixture::new().await;
+    waits_since_before(&fixture, &["one"]).await;
+    let id = fixture.sim.world().post("alice", "acme/rockets", "one");
+    let shown = json!({
+        "type": "m.room.message", "event_id": "$shown:example.org", "room_id": portal_room(),
+        "sender": "@gitter_alice:example.org", "origin_server_ts": 0,
+        "content": {"msgtype": "m.text", "body": "one", "im.gitter.id": id},
+    });
+    learn_from(&fixture, &[shown]).await;
+    assert_eq!(on_gitter(&fixture), ["one"]);
+    let (key, id) = (fixture.key.clone(), id.parse().expect("an id"));
+    let link = fixture.until("a link", move |t| t.link_of_message(&key, &id)).await;
+    assert_eq!((link.event.as_str(), link.from_matrix), ("$0:example.org", true));
+}
+
+#[tokio::test]
 async fn of_several_edits_the_newest_is_not_undone() {
     let fixture = Fixture::new().await;
     fixture.sim.world().post("alice", "acme/rockets", "newest");

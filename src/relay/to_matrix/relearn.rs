@@ -384,10 +384,12 @@ impl Lesson<'_, '_> {
         payload: &dyn Fn(&WriteTxn<'_>, &Incoming) -> Option<Payload>,
     ) -> Result<usize, StoreError> {
         let answered = answered(events);
-        let mut found_new = Vec::new();
+        let (mut found_new, mut shown) = (Vec::new(), Vec::new());
         for message in found {
-            if self.t.link_of_message(self.key, &message.id)?.is_none() {
-                found_new.push(message.clone());
+            match self.t.link_of_message(self.key, &message.id)? {
+                None => found_new.push(message.clone()),
+                Some(link) if !link.from_matrix => shown.push(message.clone()),
+                Some(_) => {}
             }
         }
         let mut all = self.heard(events, payload)?;
@@ -400,16 +402,29 @@ impl Lesson<'_, '_> {
             }
         }
         let said: Vec<Said> = all.iter().map(|heard| heard.said(&edits)).collect();
-        let pairs = pair(&said, &found_new);
+        let mut pairs = pair(&said, &found_new);
         let newest = pairs.keys().next_back().copied();
         let used: BTreeSet<usize> = pairs.values().flatten().copied().collect();
         let left: Vec<&Found> =
             (0..found_new.len()).filter(|at| !used.contains(at)).map(|at| &found_new[at]).collect();
+        // What was said in a room before this one may be in this one, too, as said elsewhere: by the account's own ghost.
+        let here: BTreeSet<_> = events.iter().map(|event| &event.event_id).collect();
+        let is_before =
+            |index: &usize| !here.contains(&all[*index].event) && !pairs.contains_key(index);
+        let before: Vec<usize> = (0..all.len()).filter(is_before).collect();
+        let again: Vec<Said> = before.iter().map(|index| said[*index].clone()).collect();
+        for (nth, at) in pair(&again, &shown) {
+            for at in &at {
+                self.t.remove_link(self.key, &shown[*at].id)?;
+            }
+            pairs.insert(before[nth], at.iter().map(|at| found_new.len() + at).collect());
+        }
+        let found: Vec<&Found> = found_new.iter().chain(&shown).collect();
         let mut going = 0;
         let mut lane = Vec::new();
         for (index, heard) in all.iter_mut().enumerate() {
             let messages: Vec<&Found> = match pairs.get(&index) {
-                Some(at) => at.iter().map(|at| &found_new[*at]).collect(),
+                Some(at) => at.iter().map(|at| found[*at]).collect(),
                 None => Vec::new(),
             };
             if let Payload::Delete { of } = &heard.meant
