@@ -2,18 +2,19 @@
 
 use reconcile::{
     driver::Key,
-    model::{Chat, ChatStage, Control, Millis, PortalKey, Reason, Target},
+    model::{Account, Chat, ChatStage, Control, Failure, Link, Millis, PortalKey, Reason, Target},
     queue::Class,
 };
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
 use store::{StoreError, WriteTxn};
 
-use super::{Hints, Rules, say, time_of};
+use super::{Hints, Rules, message::deleted, say, time_of};
 use crate::{
     appservice::Incoming,
     bot::answer::{self, Closed},
     matrix::room,
+    relay::fate,
 };
 
 impl Rules {
@@ -254,6 +255,9 @@ impl Rules {
             hints.key(Key::Chat(event.room_id.clone()), Class::Waiting);
             return Ok(());
         }
+        if matches!(chat.stage, ChatStage::Emptying | ChatStage::Former) {
+            return too_late(t, event, now, hints);
+        }
         // Who is quick speaks before the bot has settled in; the answer comes once it has.
         let settled = chat.stage == ChatStage::Control;
         let heard = (settled || chat.stage == ChatStage::Invited) && chat.account == event.sender;
@@ -312,16 +316,29 @@ fn put_back(t: &mut WriteTxn<'_>, event: &Incoming, hints: &mut Hints) -> Result
     Ok(())
 }
 
-/// A room that is none of ours any more: it was a portal when its account wrote there, and was closed before the homeserver told.
+/// A room that is none of ours any more: its account wrote there before it was closed or replaced, or before its client knew.
 fn too_late(
     t: &mut WriteTxn<'_>,
     event: &Incoming,
     now: Millis,
     hints: &mut Hints,
 ) -> Result<(), StoreError> {
+    if let Some(of) = deleted(event) {
+        let links = t.links_of_event(&of)?;
+        let own = |link: &Link| link.portal.account == event.sender && !link.gone;
+        let Some(link) = links.into_iter().find(own) else { return Ok(()) };
+        if seen_first(t, event, now, hints)? {
+            let why = (Failure::Kept, "I had closed this room when I heard of that");
+            fate::failed(t, &link.portal, of, why, None, now)?;
+            hints.words = true;
+        }
+        return Ok(());
+    }
     let text = |name: &str| event.content.get(name).and_then(Value::as_str).unwrap_or_default();
     let said = event.kind == "m.room.message" && !matches!(text("msgtype"), "" | "m.notice");
-    let known = said && t.account(&event.sender)?.is_some_and(|a| a.control_room().is_some());
+    // Without a chat they are told once there is one.
+    let is_ours = |a: Account| a.control_room().is_some() || a.session.is_active();
+    let known = said && t.account(&event.sender)?.is_some_and(is_ours);
     if !known || !seen_first(t, event, now, hints)? {
         hints.ignored += 1;
         return Ok(());

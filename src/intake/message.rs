@@ -246,6 +246,14 @@ fn to_markdown(
     })
 }
 
+/// The event that this one deletes.
+pub(super) fn deleted(event: &Incoming) -> Option<OwnedEventId> {
+    match read(event) {
+        Reading::Redaction(of) => Some(of),
+        _ => None,
+    }
+}
+
 fn read(event: &Incoming) -> Reading {
     let content = &event.content;
     match event.kind.as_str() {

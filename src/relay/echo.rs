@@ -11,13 +11,21 @@ const SKEW: Duration = Duration::from_secs(120);
 /// Ids of one second are in no order, and Gitter's servers need not agree on the second.
 pub const ID_SKEW: Duration = Duration::from_secs(2);
 
+fn before(time: Millis, skew: Duration) -> MessageId {
+    let skew = u64::try_from(skew.as_millis()).unwrap_or(u64::MAX);
+    MessageId::first_of(Millis(time.0.saturating_sub(skew)))
+}
+
+/// A call that begins at `at` by our clock, with `newest` the last message known, to carry an event that was sent at `sent` by the
+/// homeserver's clock: in a portal of which no message is known yet, that alone tells when ours is wrong.
+#[must_use]
+pub fn attempt(at: Millis, newest: Option<MessageId>, sent: Millis) -> Attempt {
+    Attempt { at, after: newest.or_else(|| Some(before(sent, SKEW))), given_up: None }
+}
+
 /// Before every message that `attempt` can have made.
 #[must_use]
 pub fn since(attempt: &Attempt) -> MessageId {
-    let before = |time: Millis, skew: Duration| {
-        let skew = u64::try_from(skew.as_millis()).unwrap_or(u64::MAX);
-        MessageId::first_of(Millis(time.0.saturating_sub(skew)))
-    };
     let by_clock = before(attempt.at, SKEW);
     // A clock that was ahead would have us look where the message is not yet, and send it once more.
     let by_messages = attempt.after.as_ref().map(|after| before(after.made(), ID_SKEW));
@@ -62,6 +70,8 @@ mod tests {
         assert_eq!(behind, MessageId::first_of(at(880)));
         let ahead = since(&Attempt { at: at(7000), after: known(995), given_up: None });
         assert_eq!(ahead, MessageId::first_of(at(993)), "by an hour and more, too");
+        let in_a_new_portal = since(&attempt(at(7000), None, at(1000)));
+        assert_eq!(in_a_new_portal, MessageId::first_of(at(878)), "and with no message known");
     }
 
     #[test]

@@ -172,7 +172,7 @@ pub(super) fn given_up(
 }
 
 /// Words for the sender of an event that is not on Gitter, and won't be.
-pub(super) fn failed(
+pub(crate) fn failed(
     t: &mut WriteTxn<'_>,
     key: &PortalKey,
     event: OwnedEventId,

@@ -189,7 +189,7 @@ impl Relay {
             }
         }
         // Each time: from when on this call may land, the beginning of an earlier one does not tell.
-        if !self.mark(first, Some(self.attempt(&first.portal).await?)).await? {
+        if !self.mark(first, Some(self.attempt(first).await?)).await? {
             // Withdrawn in this very moment: logged out, or deleted.
             return Ok(Step::Done);
         }
@@ -287,14 +287,15 @@ impl Relay {
     }
 
     /// A call that begins now.
-    async fn attempt(&self, portal: &PortalKey) -> Result<Attempt, StoreError> {
-        let (key, at) = (portal.clone(), self.0.bridge.clock.now());
+    async fn attempt(&self, first: &First) -> Result<Attempt, StoreError> {
+        let (key, at) = (first.portal.clone(), self.0.bridge.clock.now());
+        let sent = first.row.sent;
         self.0
             .db
             .look(move |t| {
                 let link = t.last_links(&key, 1)?.pop().map(|link| link.message);
                 let cursor = t.cursor(&key)?.map(|cursor| cursor.last);
-                Ok(Attempt { at, after: link.max(cursor), given_up: None })
+                Ok(echo::attempt(at, link.max(cursor), sent))
             })
             .await
     }

@@ -39,6 +39,9 @@ enum Chore {
     /// `--mutants` puts typical bugs into it and looks whether they are noticed.
     #[command(disable_help_flag = true)]
     Simulate {
+        /// Builds with all optimisations: that takes minutes, once, and then a schedule a fraction of the time.
+        #[arg(long)]
+        campaign: bool,
         /// What the simulation takes; `--help` tells.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -75,8 +78,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Test { quick } => check::run(quick),
         Chore::Demo { once } => demo(once),
-        Chore::Simulate { arguments } if mutants::is_meant(&arguments) => mutants::run(&arguments),
-        Chore::Simulate { arguments } => with_servers("simulate", arguments),
+        Chore::Simulate { arguments, .. } if mutants::is_meant(&arguments) => {
+            mutants::run(&arguments)
+        }
+        Chore::Simulate { campaign: true, arguments } => simulate_much(&arguments),
+        Chore::Simulate { campaign: false, arguments } => with_servers("simulate", arguments),
         Chore::Torture { kills, hurts, seed, json } => torture(kills, hurts, seed, json),
         Chore::Screenshots => screenshots::run(),
         Chore::Fuzz { texts: Some(texts), .. } => fuzz::run(fuzz::Length::Texts(texts)),
@@ -106,6 +112,13 @@ fn torture(kills: u32, hurts: u32, seed: u64, json: Option<PathBuf>) -> anyhow::
     }
     let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
     with_servers("torture", arguments)
+}
+
+/// Runs the simulation, built to be quick.
+fn simulate_much(arguments: &[String]) -> anyhow::Result<bool> {
+    let run = ["run", "--quiet", "--profile", "campaign", "--package", "simulation", "--"];
+    let status = Command::new("cargo").args(run).args(arguments).current_dir(root()?).status()?;
+    Ok(status.success())
 }
 
 /// Builds everything, and runs what starts the bridge together with its worlds.

@@ -45,11 +45,15 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         if let Some(key) = portal {
             self.note_successor(key, next).await?;
         }
-        match self.homeserver(self.matrix.enter(next, Who::Bot)).await {
-            Err(ActionError::Refused { .. }) => return Ok(Successor::Shut),
-            other => other?,
+        // Where the bot is already it need not come in: a portal may have to wait for its account's login before it can follow.
+        let mut origin = self.matrix.origin(next).await?;
+        if origin.is_none() {
+            match self.homeserver(self.matrix.enter(next, Who::Bot)).await {
+                Err(ActionError::Refused { .. }) => return Ok(Successor::Shut),
+                other => other?,
+            }
+            origin = self.matrix.origin(next).await?;
         }
-        let origin = self.matrix.origin(next).await?;
         let successor = judge(room, tombstone, false, origin.as_ref(), is_portal);
         if let Successor::Unfit(why) = &successor {
             tracing::warn!(room = %room, why = ?why, "a tombstone that is not followed");

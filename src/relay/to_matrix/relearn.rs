@@ -23,7 +23,10 @@ use crate::{
     gitter::{Caller, Message, Page},
     intake::{message::meaning, time_of},
     matrix::As,
-    relay::fate::{self, STATUS},
+    relay::{
+        echo,
+        fate::{self, STATUS},
+    },
     settings::LONGEST_MEDIA_LINK,
     telemetry::Chain,
     web::media,
@@ -268,6 +271,11 @@ pub(crate) fn author(event: &Incoming) -> Option<GitterUserId> {
     event.content.get("im.gitter.user")?.as_str()?.parse().ok()
 }
 
+/// The time of an event as its homeserver has it, which is compared with Gitter's: our own clock may be behind both.
+fn claimed(event: &Incoming) -> Millis {
+    Millis(u64::try_from(event.origin_server_ts).unwrap_or(0))
+}
+
 /// The message that an event shows, if the bridge itself sent it.
 fn shows(event: &Incoming) -> Option<MessageId> {
     event.content.get("im.gitter.id")?.as_str()?.parse().ok()
@@ -444,7 +452,7 @@ impl Lesson<'_, '_> {
                     fate::arrived(self.t, self.key, number, self.now)?;
                 } else {
                     self.t.remove_outgoing(self.key, number)?;
-                    lane.push(Outgoing { done, attempt: Some(self.attempt()?), ..row });
+                    lane.push(Outgoing { done, attempt: Some(self.attempt(heard.sent)?), ..row });
                 }
                 continue;
             }
@@ -459,7 +467,7 @@ impl Lesson<'_, '_> {
             }
             if self.t.mark_seen(&heard.event, self.now)? && !over {
                 let (event, payload) = (heard.event.clone(), heard.meant.clone());
-                let (sent, attempt) = (heard.sent, Some(self.attempt()?));
+                let (sent, attempt) = (heard.sent.min(self.now), Some(self.attempt(heard.sent)?));
                 lane.push(Outgoing { event, sent, payload, done, attempt, told: None });
                 going += 1;
             }
@@ -497,7 +505,7 @@ impl Lesson<'_, '_> {
                 self.t.mark_seen(&event.event_id, self.now)?;
                 continue;
             };
-            let (event, sent) = (event.event_id.clone(), time_of(event, self.now));
+            let (event, sent) = (event.event_id.clone(), claimed(event));
             heard.push(Heard { event, sent, meant, done: 0, row: None });
         }
         // What is left and waited before was said in a room before this one, or long ago.
@@ -516,7 +524,7 @@ impl Lesson<'_, '_> {
         deleted: Millis,
         left: &[&Found],
     ) -> Result<bool, StoreError> {
-        let sent = time_of(said, self.now).0.saturating_sub(SKEW_MS);
+        let sent = claimed(said).0.saturating_sub(SKEW_MS);
         let until = deleted.0.saturating_add(SKEW_MS);
         let links = self.t.links_of_event(&said.event_id)?;
         let unknown = links.iter().all(|link| link.portal != *self.key);
@@ -524,10 +532,10 @@ impl Lesson<'_, '_> {
     }
 
     /// A call that a run whose rows are lost made just before it ended may still land: as after any that was cut off.
-    fn attempt(&self) -> Result<Attempt, StoreError> {
+    fn attempt(&self, sent: Millis) -> Result<Attempt, StoreError> {
         let link = self.t.last_links(self.key, 1)?.pop().map(|link| link.message);
         let cursor = self.t.cursor(self.key)?.map(|cursor| cursor.last);
-        Ok(Attempt { at: self.now, after: link.max(cursor), given_up: None })
+        Ok(echo::attempt(self.now, link.max(cursor), sent))
     }
 
     /// Links an event with the messages that were found to be it; returns whether there is nothing left of it to carry.

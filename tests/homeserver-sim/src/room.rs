@@ -95,6 +95,11 @@ impl Room {
         self.state.get(kind)?.get(key).map(|at| &self.events[*at])
     }
 
+    /// The types of its state.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.state.keys().map(String::as_str)
+    }
+
     /// The state after the first `end` events.
     pub(crate) fn state_before(&self, end: usize) -> BTreeMap<(&str, &str), &Event> {
         let events = self.events[..end].iter();

@@ -11,7 +11,7 @@ use reconcile::{
 use crate::{
     history::History,
     life::Life,
-    people::{Asked, People, Said, Word, counted, portal_of, words_in},
+    people::{Asked, People, Said, Word, bot, counted, portal_of, words_in},
     time::shown,
 };
 
@@ -128,8 +128,8 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
             by_key.entry(key).or_default().push(room);
         }
     }
+    let bot = bot();
     for (key, rooms) in by_key {
-        let bot = format!("@gitter:{}", crate::life::DOMAIN);
         let with_bot: Vec<_> = rooms
             .iter()
             .filter(|room| room.members.get(&bot).is_some_and(|m| m == "join"))
@@ -138,11 +138,20 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
         if with_bot.len() > 1 {
             case.history.violation(format!("{key} has {} rooms: {with_bot:?}", with_bot.len()));
         }
-        // The account in two of them at the same time.
+        // The account in two of them at the same time. Out of some the bot can't throw it.
+        let rooms: Vec<_> = rooms
+            .into_iter()
+            .filter(|room| room.replaced_by.is_some() || !is_kept(case, room, key.account.as_str()))
+            .collect();
         let mut moves: Vec<(usize, u64, &str, bool)> = Vec::new();
         let events: Vec<Vec<Event>> = rooms.iter().map(|room| case.home.events(&room.id)).collect();
         for (room, events) in rooms.iter().zip(&events) {
             for event in events {
+                // A room that was replaced may be kept.
+                if event.kind == "m.room.tombstone" {
+                    moves.push((0, event.came, &room.id, false));
+                    break;
+                }
                 let member = event.state_key.as_deref() == Some(key.account.as_str());
                 if event.kind == "m.room.member" && member {
                     let inside = matches!(event.membership(), "join" | "invite");
@@ -171,6 +180,11 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
 fn no_strangers(case: &Case<'_>, rooms: &[RoomView]) {
     for room in rooms {
         let Some(key) = portal_of(room) else { continue };
+        // Nobody looks after a room any more that the bot has left to its account.
+        if !room.with("join").any(|user| user == bot()) && is_kept(case, room, key.account.as_str())
+        {
+            continue;
+        }
         for (user, membership) in &room.members {
             let ours = user == key.account.as_str() || user.starts_with("@gitter");
             // Who was put in by an admin of the homeserver has been thrown out by now.
@@ -220,7 +234,10 @@ fn as_wished(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             for room in rooms.iter().filter(|room| portal_of(room).as_ref() == Some(key)) {
                 // An invite of a ghost that never came in is seen by nobody.
                 let invited = room.with("invite").filter(|user| !user.starts_with("@gitter_"));
-                let left: Vec<_> = room.with("join").chain(invited).collect();
+                let bot_is_in = room.with("join").any(|user| user == bot());
+                let is_left =
+                    |user: &&str| !is_kept(case, room, account) || bot_is_in && *user != account;
+                let left: Vec<_> = room.with("join").chain(invited).filter(is_left).collect();
                 if !left.is_empty() {
                     history.violation(format!("{key} is closed, and {left:?} are in {}", room.id));
                 }
@@ -273,7 +290,15 @@ fn as_said(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             if about.iter().any(|before| race(before) && before.word != *last) {
                 continue;
             }
-            let inside = rooms.iter().any(|r| {
+            // Who was about to leave a room that was replaced may not have been heard.
+            let upgraded = |(when, key): &(u64, PortalKey)| {
+                let same = key.account.as_str() == id && key.room.as_str() == room.id;
+                same && when >= at && awake(case.outages, *at, *when) < RACE
+            };
+            if *last == Word::LeftPortal && case.people.upgraded.iter().any(upgraded) {
+                continue;
+            }
+            let inside = rooms.iter().filter(|room| !is_kept(case, room, id)).any(|r| {
                 portal_of(r).is_some_and(|k| k.account.as_str() == id && k.room.as_str() == room.id)
                     && r.members.get(id).is_some_and(|m| m == "join" || m == "invite")
             });
@@ -349,6 +374,27 @@ fn asked_back(case: &Case<'_>, rooms: &[RoomView]) {
     }
 }
 
+/// Whether an account may stay in a portal's room that is closed: one that was replaced; or one that the bot has left, since it is
+/// the account's own or the account has as much power there.
+fn is_kept(case: &Case<'_>, room: &RoomView, account: &str) -> bool {
+    let bot_is_in = room.with("join").any(|user| user == bot());
+    let power = || {
+        let levels = case.home.state(&room.id, "m.room.power_levels", "").unwrap_or_default();
+        levels["users"][account].as_i64().unwrap_or(0)
+    };
+    room.replaced_by.is_some() || !bot_is_in && (room.creator == account || power() >= 100)
+}
+
+/// What happened in the room in which something was said, and in the portal's other rooms.
+fn events_of(case: &Case<'_>, rooms: &[RoomView], said: &Said) -> Vec<Event> {
+    let mut events = case.home.events(&said.room);
+    let others = rooms.iter().filter(|room| portal_of(room).as_ref() == Some(&said.portal));
+    for other in others.filter(|other| other.id != said.room) {
+        events.extend(case.home.events(&other.id));
+    }
+    events
+}
+
 /// How long between two times no side was away, in ms: only then is a word heeded before the next one.
 fn awake(outages: &[(u64, u64)], from: u64, to: u64) -> u64 {
     let away = |(begin, end): &(u64, u64)| (*end).min(to).saturating_sub((*begin).max(from));
@@ -398,14 +444,19 @@ impl Elsewhere {
     /// Whether there is a word about this one, said in a portal of the Gitter room that is called `uri` now.
     fn told(&mut self, said: &Said, uri: &str) -> bool {
         let account = said.portal.account.as_str();
-        // A room is called by the name that the bridge knew then.
-        let here = |name: &str| name == uri || uri.contains("renamed") && name.starts_with("acme/");
+        // A room is called by the name that the bridge knew then, or by its id.
+        let here = |name: &str| {
+            let old = uri.contains("renamed") && name.starts_with("acme/");
+            name == uri || name == said.portal.room.as_str() || old
+        };
         let words = self.words.iter().enumerate();
         let mut words = words.filter(|(_, (whose, came, _))| whose == account && *came >= said.at);
         let of_this = |body: &str| {
             let rest = body.split_once(" of yours in ").map(|(_, rest)| rest);
             let all = rest.and_then(|rest| rest.split_once(" may not have "));
-            let named = body.contains("had closed that room") && body.contains(&said.text);
+            let mut words = said.edits.iter().chain([&said.text]);
+            let named =
+                body.contains("had closed that room") && words.any(|word| body.contains(word));
             named || all.is_some_and(|(name, _)| here(name))
         };
         if self.deaf.contains(account) || words.clone().any(|(_, (.., body))| of_this(body)) {
@@ -463,11 +514,16 @@ fn as_shown(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
 fn as_asked(case: &Case<'_>) {
     for account in &case.people.accounts {
         let Some(chat) = &account.chat else { continue };
-        // That the bot is invited, nobody heard, or only a bridge whose rows are lost.
-        let view = case.home.rooms().into_iter().find(|room| room.id == *chat);
-        if (case.restored || case.flaws)
-            && view.is_some_and(|room| !room.with("join").any(|user| user == bot()))
-        {
+        // That the bot is invited, nobody heard, or only a bridge whose rows are lost; or a newer chat was begun by inviting it to a
+        // room that a closed portal's was upgraded to.
+        let rooms = case.home.rooms();
+        let with_bot = |room: &&RoomView| room.with("join").any(|user| user == bot());
+        let view = rooms.iter().find(|room| room.id == *chat);
+        let is_newer = |room: &RoomView| {
+            room.creator == account.person.id() && portal_of(room).is_none() && room.id != *chat
+        };
+        let moved = rooms.iter().filter(with_bot).any(is_newer);
+        if (case.restored || case.flaws || moved) && view.is_none_or(|room| !with_bot(&room)) {
             continue;
         }
         let events = case.home.events(chat);
@@ -489,15 +545,18 @@ fn as_asked(case: &Case<'_>) {
 /// Everything said in a portal is on Gitter once, in order, or its sender was told.
 fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     let history = case.history;
-    let mut order: BTreeMap<&PortalKey, Vec<(usize, &str)>> = BTreeMap::new();
+    // In each of its rooms: of one that was replaced the homeserver may tell later.
+    let mut order: BTreeMap<(&PortalKey, &str), Vec<(usize, &str)>> = BTreeMap::new();
     let mut elsewhere = Elsewhere::new(case, rows, rooms);
     for room in &case.people.rooms {
         let messages = case.gitter.messages(&room.id);
         let counts = counted(messages.iter().map(|message| message.text.as_str()));
         for said in case.people.said.iter().filter(|said| said.portal.room.as_str() == room.id) {
             let count = |text: &str| counts.get(text).copied().unwrap_or(0);
+            // A bridge whose rows are lost looks into the portal's room for what was said, not into the one that it replaced.
+            let replaced = case.people.upgraded.iter().any(|(_, key)| *key == said.portal);
             for text in said.edits.iter().chain([&said.text]).chain(&said.end) {
-                if count(text) > 1 {
+                if count(text) > 1 && !(case.restored && replaced) {
                     history.violation(format!("{text} is on Gitter {} times", count(text)));
                 }
             }
@@ -505,14 +564,15 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             if let Some(place) = place
                 && said.edits.is_empty()
             {
-                order.entry(&said.portal).or_default().push((place, &said.text));
+                let from = (&said.portal, said.room.as_str());
+                order.entry(from).or_default().push((place, &said.text));
             }
             let end = said.end.as_ref().filter(|_| said.edits.is_empty());
             let newest = said.edits.last().or(end).unwrap_or(&said.text);
             arrived(case, rows, rooms, said, count(newest), &mut elsewhere);
         }
     }
-    for (portal, places) in order {
+    for ((portal, _), places) in order {
         let sorted = places.windows(2).all(|pair| pair[0].0 < pair[1].0);
         if !sorted && !case.flaws {
             history.violation(format!("out of order on Gitter, from {portal}: {places:?}"));
@@ -534,7 +594,7 @@ fn arrived(
     let room = rooms.iter().find(|room| room.id == said.room);
     let Some(room) = room else { return };
     let inside = room.members.get(account).is_some_and(|m| m == "join");
-    let events = case.home.events(&said.room);
+    let events = events_of(case, rooms, said);
     let mut words: Vec<&str> = answers(&events, &said.event).collect();
     let not_there =
         words.iter().any(|w| w.starts_with("This message is not on") && !w.contains("waits"));
@@ -547,9 +607,33 @@ fn arrived(
     if words.len() < before {
         history.violation(format!("{} was answered twice: {words:?}", said.text));
     }
+    // In a room that the account keeps nobody hears what is said, changed or deleted as the bot leaves or after.
+    let bot_is_in = room.with("join").any(|user| user == bot());
+    let about = |event: &&Event| {
+        let of = [event.relates("m.replace"), event.redacts.as_deref()];
+        event.id == said.event || of.contains(&Some(said.event.as_str()))
+    };
+    let newest = events.iter().rev().find(about);
+    if is_kept(case, room, account)
+        && !bot_is_in
+        && newest.is_some_and(|event| case.people.heard(&event.id).is_none())
+    {
+        return;
+    }
+    let closed = case.people.words().iter().any(|asked| {
+        let same = |room: &String| *room == said.portal.room.as_str();
+        asked.at >= said.at
+            && matches!(asked.word, Word::Logout | Word::Part | Word::LeftPortal)
+            && case.people.accounts[asked.account].person.id() == account
+            && asked.room.as_ref().is_none_or(same)
+    });
+    let of_room = case.people.rooms.iter().find(|room| room.id == said.portal.room.as_str());
     if said.deleted {
-        let shown_still = count > 0 && active && inside;
-        if shown_still && !told(&events, &said.event) {
+        // With a portal that ended all is forgotten that was said in it.
+        let forgotten = closed && is_kept(case, room, account);
+        let shown_still = count > 0 && active && inside && !forgotten;
+        let uri = of_room.map_or("", |room| room.uri.as_str());
+        if shown_still && !told(&events, &said.event) && !elsewhere.told(said, uri) {
             history.violation(format!("{} was deleted, and is on Gitter", said.text));
         }
         return;
@@ -562,18 +646,10 @@ fn arrived(
         .iter()
         .filter(|e| e.relates("m.replace") == Some(said.event.as_str()))
         .any(|edit| told(&events, &edit.id));
-    let of_room = case.people.rooms.iter().find(|room| room.id == said.portal.room.as_str());
     let uri = of_room.map_or("", |room| room.uri.as_str());
     if told(&events, &said.event) || edits_told || elsewhere.told(said, uri) {
         return;
     }
-    let closed = case.people.words().iter().any(|asked| {
-        let same = |room: &String| *room == said.portal.room.as_str();
-        asked.at >= said.at
-            && matches!(asked.word, Word::Logout | Word::Part | Word::LeftPortal)
-            && case.people.accounts[asked.account].person.id() == account
-            && asked.room.as_ref().is_none_or(same)
-    });
     let old = case.last.is_none_or(|last| said.at < last);
     let when = match (old, closed) {
         (false, _) => " although nothing was wrong",
@@ -596,10 +672,19 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
         let counts =
             counted(timeline.iter().filter(|m| m.sender != bot()).map(homeserver_sim::Shown::text));
         let messages = case.gitter.messages(key.room.as_str());
+        // What was said in the room that this one replaces is said. One message may have been on its way there, its answer lost.
+        let before = rooms.iter().find(|before| before.replaced_by.as_ref() == Some(&room.id));
+        let before = before.map(|before| case.home.timeline(&before.id)).unwrap_or_default();
+        let before =
+            counted(before.iter().filter(|m| m.sender != bot()).map(homeserver_sim::Shown::text));
         for (text, count) in &counts {
             if *count > 1 {
                 history.violation(format!("{text} is in {} ({key}) {count} times", room.id));
             }
+        }
+        let again: Vec<_> = counts.keys().filter(|text| before.contains_key(*text)).collect();
+        if again.len() > 1 && !case.restored {
+            history.violation(format!("{again:?} are in {} ({key}) and the one before", room.id));
         }
         let row = rows.portals.iter().find(|(k, _)| *k == key).map(|(_, portal)| portal);
         let here = row.and_then(|p| p.place.room()).is_some_and(|place| place.as_str() == room.id);
@@ -638,6 +723,11 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
                 if message.edited && (n < followed || gone) {
                     continue;
                 }
+                // Of a message in the room before it is told in other words that it was changed.
+                let began = events.first().map_or(0, |first| first.came);
+                if before.contains_key(word) || message.edited && sent < began {
+                    continue;
+                }
                 if !counts.contains_key(word) {
                     let fresh = case.last.is_some_and(|last| sent >= last);
                     let when = if fresh { " although nothing was wrong" } else { "" };
@@ -667,10 +757,6 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             }
         }
     }
-}
-
-fn bot() -> String {
-    format!("@gitter:{}", crate::life::DOMAIN)
 }
 
 /// ISO 8601 to milliseconds since 1970.

@@ -14,6 +14,7 @@ use homeserver_sim::Person;
 use matrix_gitter::matrix::room::PORTAL_KEY;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use reconcile::model::PortalKey;
+use serde_json::json;
 
 use crate::{history::History, life::DOMAIN, net::Net, time::Time};
 
@@ -140,6 +141,10 @@ pub struct People {
     /// When which Gitter room was renamed last.
     renamed: BTreeMap<String, u64>,
     logins: Arc<std::sync::Mutex<Vec<(u64, usize)>>>,
+    /// When which portal was upgraded.
+    pub upgraded: Vec<(u64, PortalKey)>,
+    /// Rooms that somebody upgraded another to, with the bot not invited yet.
+    uninvited: Vec<(usize, String)>,
     /// Rooms that an admin of the homeserver has deleted.
     pub purged: BTreeSet<String>,
     number: u32,
@@ -176,6 +181,8 @@ impl People {
             left: BTreeMap::new(),
             renamed: BTreeMap::new(),
             logins: Arc::default(),
+            upgraded: Vec::new(),
+            uninvited: Vec::new(),
             purged: BTreeSet::new(),
             number: 0,
         }
@@ -334,6 +341,9 @@ impl People {
             928..930 => self.silence(),
             930..934 => self.leave_chat(account),
             934..936 => self.intrude(account),
+            936..942 => self.upgrade(account),
+            942..944 => self.upgrade_chat(account),
+            944..950 => self.invite_late(account),
             _ => self.log_in(account),
         }
     }
@@ -349,8 +359,11 @@ impl People {
         }
     }
 
-    /// Accounts say something in all portals that they are in, and members in all rooms of Gitter.
+    /// Accounts say something in all portals that they are in, and members in all rooms of Gitter; what was begun is done.
     pub fn round(&mut self) {
+        for (account, _) in self.uninvited.clone() {
+            self.invite_late(account);
+        }
         if (0..self.accounts.len()).all(|account| self.portals(account, "join").is_empty()) {
             // A homeserver that was restarted hears of nothing else that is the bridge's affair.
             self.leave_chat(0);
@@ -399,12 +412,20 @@ impl People {
         }
     }
 
+    /// Whether the bot is in a room: it has left those that were replaced.
+    fn is_heard(&self, room: &str) -> bool {
+        self.home.membership(room, &bot()) == "join"
+    }
+
     fn amend(&mut self, account: usize) {
         let id = self.accounts[account].person.id().to_owned();
         let mine = |said: &Said| said.portal.account.as_str() == id && !said.deleted;
         let mine: Vec<usize> =
             (0..self.said.len()).rev().filter(|n| mine(&self.said[*n])).take(5).collect();
         let Some(n) = mine.choose(&mut self.rng).copied() else { return };
+        if !self.is_heard(&self.said[n].room) {
+            return;
+        }
         let text = self.text();
         let (room, event) = (self.said[n].room.clone(), self.said[n].event.clone());
         if self.accounts[account].person.edit(&room, &event, &text).is_ok() {
@@ -419,6 +440,9 @@ impl People {
         let mine: Vec<usize> =
             (0..self.said.len()).rev().filter(|n| mine(&self.said[*n])).take(5).collect();
         let Some(n) = mine.choose(&mut self.rng).copied() else { return };
+        if !self.is_heard(&self.said[n].room) {
+            return;
+        }
         let (room, event) = (self.said[n].room.clone(), self.said[n].event.clone());
         if self.accounts[account].person.redact(&room, &event).is_ok() {
             self.history.note(format!("{id} deletes {}", self.said[n].text));
@@ -493,7 +517,9 @@ impl People {
     }
 
     fn leave_portal(&mut self, account: usize) {
-        let portals = self.portals(account, "join");
+        let mut portals = self.portals(account, "join");
+        // Whoever leaves the room that was replaced has not left the portal.
+        portals.retain(|(room, _)| self.home.room(room).is_some_and(|r| r.replaced_by.is_none()));
         if let Some((room, key)) = portals.choose(&mut self.rng).cloned() {
             self.go(account, &room, &key);
         }
@@ -511,7 +537,7 @@ impl People {
     fn chat(&mut self, account: usize) {
         let person = &self.accounts[account].person;
         let Some(chat) = self.accounts[account].chat.clone() else {
-            if let Ok(room) = person.start_chat(&format!("@gitter:{DOMAIN}"), false) {
+            if let Ok(room) = person.start_chat(&bot(), false) {
                 self.history.note(format!("{} starts a chat with the bot: {room}", person.id()));
                 self.accounts[account].chat = Some(room);
             }
@@ -708,6 +734,67 @@ impl People {
         }
     }
 
+    /// A portal's room is replaced by another: by an admin of the homeserver in the bot's name, who may take one that does not go on
+    /// for it; or by its account, whom that admin gave the power.
+    fn upgrade(&mut self, account: usize) {
+        let portals = self.portals(account, "join");
+        let Some((room, key)) = portals.choose(&mut self.rng).cloned() else { return };
+        let (admin, person) = (self.home.person("gitter"), &self.accounts[account].person);
+        let version = if self.rng.random_bool(0.5) { 11 } else { 12 };
+        let how = self.rng.random_range(0..5);
+        let made = match how {
+            0..3 => admin.upgrade(&room, version),
+            3 => {
+                let level = self.home.state(&room, "m.room.power_levels", "");
+                let mut level = level.unwrap_or_default();
+                level["users"][person.id()] = 100.into();
+                level["events"]["m.room.tombstone"] = 100.into();
+                let given = admin.set_state(&room, "m.room.power_levels", "", level);
+                given.and_then(|_| person.upgrade(&room, version))
+            }
+            _ => admin.create_room(&json!({"name": "astray"})).and_then(|astray| {
+                let end = json!({"body": "gone", "replacement_room": astray});
+                admin.set_state(&room, "m.room.tombstone", "", end).map(|_| astray)
+            }),
+        };
+        let who = if how == 3 { person.id() } else { "an admin" };
+        match made {
+            Ok(new) => {
+                let what = format!("{who} upgrades {room} ({key}) to {new}");
+                self.history.fault("portal upgraded", what);
+                self.upgraded.push((self.time.now(), key));
+                if how == 3 {
+                    self.uninvited.push((account, new));
+                }
+            }
+            Err(error) => self.history.note(format!("{who} can't upgrade {room}: {error:?}")),
+        }
+    }
+
+    /// The chat with the bot is replaced by another.
+    fn upgrade_chat(&mut self, account: usize) {
+        let Account { person, chat, .. } = &mut self.accounts[account];
+        let Some(old) = chat.clone() else { return };
+        if let Ok(new) = person.upgrade(&old, 11) {
+            let what = format!("{} upgrades the chat {old} to {new}", person.id());
+            self.history.fault("chat upgraded", what);
+            self.left.insert(old, self.time.now());
+            self.uninvited.push((account, new.clone()));
+            *chat = Some(new);
+        }
+    }
+
+    /// Whoever upgraded a room invites the bot into the new one.
+    fn invite_late(&mut self, account: usize) {
+        let mine = self.uninvited.iter().position(|(whose, _)| *whose == account);
+        if let Some(n) = mine {
+            let (_, room) = self.uninvited.remove(n);
+            let person = &self.accounts[account].person;
+            let done = person.invite(&room, &bot()).is_ok();
+            self.history.note(format!("{} invites the bot to {room}: {done}", person.id()));
+        }
+    }
+
     /// An admin of the homeserver lets somebody into a portal who has no business there.
     fn intrude(&mut self, account: usize) {
         let portals = self.portals(account, "join");
@@ -719,10 +806,18 @@ impl People {
     }
 }
 
-/// Which portal a room is, by what it was made with.
+/// Which portal a room is, by what it was made with, or by what the bot says of it where it replaces another.
 #[must_use]
 pub fn portal_of(room: &homeserver_sim::RoomView) -> Option<PortalKey> {
-    room.creation[PORTAL_KEY].as_str()?.parse().ok()
+    let said = room.marks.get(PORTAL_KEY).filter(|(sender, _)| *sender == bot());
+    let mark = said.map_or(&room.creation, |(_, content)| content);
+    mark[PORTAL_KEY].as_str()?.parse().ok()
+}
+
+/// The bridge's bot.
+#[must_use]
+pub fn bot() -> String {
+    format!("@gitter:{DOMAIN}")
 }
 
 fn link_in(text: &str) -> Option<String> {

@@ -20,6 +20,8 @@ pub struct RoomView {
     pub creator: String,
     /// The content of its first event.
     pub creation: Value,
+    /// Contents of state without a key whose type no specification names, by type, with who set it.
+    pub marks: BTreeMap<String, (String, Value)>,
     /// Everybody who ever had a membership, and which they have: `join`, `invite`, `leave` or `ban`.
     pub members: BTreeMap<String, String>,
     /// The room that replaces it.
@@ -208,11 +210,16 @@ fn view(room: &Room) -> RoomView {
         .members()
         .filter_map(|event| Some((event.state_key.clone()?, event.membership().to_owned())));
     let replaced = room.get("m.room.tombstone", "").map(|event| event.text("replacement_room"));
+    let marks = room.kinds().filter(|kind| !kind.starts_with("m.")).filter_map(|kind| {
+        let event = room.get(kind, "")?;
+        Some((kind.to_owned(), (event.sender.clone(), event.content.clone())))
+    });
     RoomView {
         id: room.id.clone(),
         version: room.version,
         creator: create.map(|event| event.sender.clone()).unwrap_or_default(),
         creation: create.map(|event| event.content.clone()).unwrap_or_default(),
+        marks: marks.collect(),
         members: members.collect(),
         replaced_by: replaced.map(str::to_owned),
     }
