@@ -194,6 +194,8 @@ pub struct Driver<M, G, S, C> {
     /// When ghosts came into rooms.
     came: Mutex<BTreeMap<(OwnedRoomId, OwnedUserId), Instant>>,
     markers: Mutex<BTreeMap<OwnedRoomId, Option<String>>>,
+    /// Times of rows that are still to come, since the clock was put back: from when on they are waited for.
+    ahead: Mutex<BTreeMap<Millis, Instant>>,
     rng: Mutex<StdRng>,
 }
 
@@ -219,6 +221,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             said_to_leave: Mutex::default(),
             came: Mutex::default(),
             markers: Mutex::default(),
+            ahead: Mutex::default(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ruma::OwnedRoomId;
+use tokio::time::Instant;
 
 use super::{Driver, lock};
 use crate::{
@@ -31,12 +32,25 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
         found: &[OwnedRoomId],
     ) -> Result<(), ActionError> {
         let whole = if found.is_empty() { LANDS } else { COMPLETES };
-        let left = whole.saturating_sub(self.clock.now().since(since));
+        let left = whole.saturating_sub(self.passed(since));
         if left.is_zero() {
             return Ok(());
         }
         let source = "the homeserver may still be at it".into();
         Err(ActionError::Later { doing: "making a room", retry_after: Some(left), source })
+    }
+
+    /// The time since then; if it is still to come, because the clock was put back, since that was first noticed.
+    fn passed(&self, since: Millis) -> Duration {
+        let now = self.clock.now();
+        if since <= now {
+            return now.since(since);
+        }
+        let mut ahead = lock(&self.ahead);
+        if ahead.len() >= MARKERS {
+            ahead.clear();
+        }
+        ahead.entry(since).or_insert_with(Instant::now).elapsed()
     }
 
     /// The rooms the bot is in that carry `marker` and that no row knows, oldest id first.

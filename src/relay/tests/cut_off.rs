@@ -126,6 +126,38 @@ async fn of_what_can_not_be_looked_for_any_more_nobody_is_told_that_it_is_not_th
 }
 
 #[tokio::test]
+async fn what_was_read_before_the_room_was_closed_to_us_tells_that_a_message_is_there() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    let (key, now) = (fixture.key.clone(), fixture.relay.0.bridge.clock.now());
+    let id = fixture.sim.world().post("alice", "acme/rockets", "hello?");
+    let caller = fixture.relay.0.gitter.caller(&key.account).await.expect("readable");
+    let own = caller.expect("logged in").own;
+    let read = json!({
+        "id": id, "text": "hello?", "sent": "2026-01-01T00:00:00Z",
+        "fromUser": {"id": own, "username": "alice", "displayName": "Alice"},
+    });
+    let read: crate::gitter::Message = serde_json::from_value(read).expect("a message");
+    fixture.relay.0.inbox.put(&key, std::sync::Arc::new(read));
+    let row = Outgoing {
+        event: ruma::owned_event_id!("$1:example.org"),
+        sent: now,
+        payload: Payload::say(vec!["hello?".to_owned()], false, None),
+        done: 0,
+        attempt: Some(Attempt { at: now, after: None, given_up: None }),
+        told: None,
+    };
+    let waits = key.clone();
+    fixture.db.change(move |t| t.push_outgoing(&waits, &row)).await.expect("written");
+    fixture.sim.world().ban("acme/rockets", "alice");
+    fixture.relay.poke_outward(key.clone());
+    let message = id.parse().expect("an id");
+    let link = fixture.until("a link", move |t| t.link_of_message(&key, &message)).await;
+    assert_eq!(link.event, "$1:example.org");
+    assert!(fixture.sent_to(&portal_room()).await.is_empty(), "not shown as said elsewhere");
+}
+
+#[tokio::test]
 async fn what_was_kept_back_is_not_overtaken_by_what_was_said_after_it() {
     let fixture = Fixture::new().await;
     let now = fixture.relay.0.bridge.clock.now();

@@ -78,7 +78,7 @@ impl Inbox {
     }
 
     /// Takes a live or paged-in message; a full queue drops its newest one, which is paged in later.
-    pub(super) fn put(&self, portal: &PortalKey, message: Arc<Message>) {
+    pub(in super::super) fn put(&self, portal: &PortalKey, message: Arc<Message>) {
         let Ok(id) = message.id.parse() else { return };
         let place = (message.sent.as_millisecond(), id);
         self.with(portal, |waiting| {
@@ -96,6 +96,11 @@ impl Inbox {
                 waiting.more = true;
             }
         });
+    }
+
+    /// The messages that wait to be shown, oldest first.
+    pub(in super::super) fn waiting(&self, portal: &PortalKey) -> Vec<Message> {
+        self.with(portal, |waiting| waiting.queue.values().map(|m| Message::clone(m)).collect())
     }
 
     pub(super) fn put_removed(&self, portal: &PortalKey, id: MessageId) {

@@ -628,9 +628,9 @@ fn arrived(
             && asked.room.as_ref().is_none_or(same)
     });
     let of_room = case.people.rooms.iter().find(|room| room.id == said.portal.room.as_str());
+    // With a portal that ended all is forgotten that was said in it, as if its account were not in its room any more.
+    let forgotten = closed && is_kept(case, room, account);
     if said.deleted {
-        // With a portal that ended all is forgotten that was said in it.
-        let forgotten = closed && is_kept(case, room, account);
         let shown_still = count > 0 && active && inside && !forgotten;
         let uri = of_room.map_or("", |room| room.uri.as_str());
         if shown_still && !told(&events, &said.event) && !elsewhere.told(said, uri) {
@@ -639,7 +639,11 @@ fn arrived(
         return;
     }
     // Who is not logged in, or not in the room, may still be told.
-    if count > 0 || !inside || !active {
+    if count > 0 || !inside || !active || forgotten {
+        return;
+    }
+    // Nobody looks into a room that was replaced for what a bridge whose rows are lost has not heard.
+    if case.restored && case.people.upgraded.iter().any(|(_, key)| *key == said.portal) {
         return;
     }
     let edits_told = events
