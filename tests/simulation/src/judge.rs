@@ -675,6 +675,8 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
         let timeline = case.home.timeline(&room.id);
         let counts =
             counted(timeline.iter().filter(|m| m.sender != bot()).map(homeserver_sim::Shown::text));
+        let by_bot =
+            counted(timeline.iter().filter(|m| m.sender == bot()).map(homeserver_sim::Shown::text));
         let messages = case.gitter.messages(key.room.as_str());
         // What was said in the room that this one replaces is said. One message may have been on its way there, its answer lost.
         let before = rooms.iter().find(|before| before.replaced_by.as_ref() == Some(&room.id));
@@ -727,9 +729,8 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
                 if message.edited && (n < followed || gone) {
                     continue;
                 }
-                // Of a message in the room before it is told in other words that it was changed.
-                let began = events.first().map_or(0, |first| first.came);
-                if before.contains_key(word) || message.edited && sent < began {
+                // That a message in the room before was changed is told here by the bot.
+                if before.contains_key(word) || message.edited && by_bot.contains_key(word) {
                     continue;
                 }
                 if !counts.contains_key(word) {
