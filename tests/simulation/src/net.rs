@@ -637,11 +637,12 @@ fn lost(what: &'static str, maybe_done: bool, timed_out: bool) -> Unanswered {
     Unanswered::Other { what, maybe_done, timed_out }
 }
 
-/// What a request says in words, for the history.
+/// What a request says in words, for the history: up to a link, which is another each time.
 fn said(body: &Bytes) -> String {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = ["text", "body"].iter().find_map(|key| body[key].as_str());
     text.map_or_else(String::new, |text| {
+        let text = text.split("?link=").next().unwrap_or_default();
         format!(" {:?}", text.chars().take(100).collect::<String>())
     })
 }
