@@ -361,6 +361,35 @@ async fn a_refused_message_of_a_portal_that_was_closed_is_told_of_in_the_control
 }
 
 #[tokio::test]
+async fn what_comes_from_a_room_that_its_portal_has_left_is_told_of_in_the_control_room() {
+    let fixture = Fixture::new().await;
+    let old = room_id!("!old:example.org").to_owned();
+    fixture.change_portal(|portal| portal.open.desired = false).await;
+    fixture.said_in_two_parts(ruma::event_id!("$before:example.org")).await;
+    let at = old.clone();
+    let written = fixture.db.change(move |t| {
+        let chat = reconcile::model::Chat {
+            account: alice(),
+            stage: reconcile::model::ChatStage::Emptying,
+            encrypted: false,
+            invite_due: false,
+            at: Millis(1),
+        };
+        t.put_chat(&at, &chat)
+    });
+    written.await.expect("written");
+    fixture.take(fixture.said_by_alice(old.clone(), "$late:example.org", "hello")).await;
+    let mut deletion = fixture.said_by_alice(old, "$deletes:example.org", "");
+    deletion.kind = "m.room.redaction".to_owned();
+    deletion.content = json!({"redacts": "$before:example.org"});
+    fixture.take(deletion).await;
+    let told = fixture.told().await;
+    assert!(told[0].starts_with("“hello” is not on Gitter"), "{told:?}");
+    let kept = "In acme/rockets: This message was deleted here, and is still on Gitter";
+    assert!(told[1].starts_with(kept), "{told:?}");
+}
+
+#[tokio::test]
 async fn words_for_a_portal_the_bot_is_not_in_any_more_are_said_in_the_control_room() {
     let fixture = Fixture::new().await;
     fixture.refuse("PUT", "portal.*/send/", 403, "M_FORBIDDEN").await;
