@@ -111,6 +111,8 @@ enum Login {
 struct Gate {
     busy: Mutex<()>,
     away: Cell<bool>,
+    /// The disk is full: a wish that has come true can't be noted, and taken back meanwhile it is carried out again.
+    full: Cell<bool>,
 }
 
 /// What somebody said, as which event, and when.

@@ -23,6 +23,7 @@ impl Life<'_> {
                 self.speak_on_gitter();
                 Ok(())
             }
+            70..88 if self.gate.full.get() => Ok(()),
             70..88 => self.move_about().await,
             88..96 => self.log_in_or_out().await,
             _ => {

@@ -174,6 +174,7 @@ async fn inflict(
         }
         Torment::DiskFull => {
             let disk = storm.disk.as_ref().context("no disk")?;
+            gate.full.set(true);
             disk.fill()?;
             // An init system starts it again and again.
             let pause = Duration::from_millis(500);
@@ -189,6 +190,8 @@ async fn inflict(
                 ensure!(world.bridge.process_status()?.is_some(), error);
                 world.bridge.start_again()?;
             }
+            sleep(pause * 4).await; // it notes what has come true
+            gate.full.set(false);
         }
         Torment::ToHomeserver | Torment::FromHomeserver | Torment::ToGitter => {
             let ways = world.ways.as_ref().context("no ways")?;
