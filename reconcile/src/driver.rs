@@ -194,7 +194,7 @@ pub struct Driver<M, G, S, C> {
     /// When ghosts came into rooms.
     came: Mutex<BTreeMap<(OwnedRoomId, OwnedUserId), Instant>>,
     markers: Mutex<BTreeMap<OwnedRoomId, Option<String>>>,
-    /// Times of rows that are still to come, since the clock was put back: from when on they are waited for.
+    /// Times that are still to come by a clock that was put back, or is behind: from when on they are waited for.
     ahead: Mutex<BTreeMap<Millis, Instant>>,
     rng: Mutex<StdRng>,
 }

@@ -40,8 +40,9 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
         Err(ActionError::Later { doing: "making a room", retry_after: Some(left), source })
     }
 
-    /// The time since then; if it is still to come, because the clock was put back, since that was first noticed.
-    fn passed(&self, since: Millis) -> Duration {
+    /// The time since then; if it is still to come, because the clock was put back or is behind the homeserver's, since that was
+    /// first noticed.
+    pub(super) fn passed(&self, since: Millis) -> Duration {
         let now = self.clock.now();
         if since <= now {
             return now.since(since);

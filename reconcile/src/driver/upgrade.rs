@@ -116,8 +116,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         tombstone: &Tombstone,
     ) -> Result<After, ActionError> {
         let account = chat.account.clone();
-        // The homeserver's clock and ours may not agree: a time that is still to come is no reason to wait for it.
-        let waited = self.clock.now().0.abs_diff(tombstone.since.0) >= INVITED_WITHIN_MS;
+        let waited = self.passed(tombstone.since) >= Duration::from_millis(INVITED_WITHIN_MS);
         let next = match self.successor(room, tombstone, None).await? {
             // The invite brings the bot in, and makes the room the control room.
             Successor::Shut if !waited => return Ok(After::In(self.limits.gone_apart)),

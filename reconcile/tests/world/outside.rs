@@ -132,6 +132,8 @@ pub(crate) struct World {
 pub(crate) struct Handle {
     world: Arc<Mutex<World>>,
     start: Instant,
+    /// By how much the clock was put back.
+    back: Arc<Mutex<Duration>>,
     pub(crate) killed: Arc<Notify>,
     pub(crate) sides: Sides,
     driver: Arc<Mutex<Option<Arc<Reconciler>>>>,
@@ -210,6 +212,7 @@ impl Handle {
         Self {
             world: Arc::new(Mutex::new(world)),
             start: Instant::now(),
+            back: Arc::default(),
             killed: Arc::default(),
             sides: Sides::default(),
             driver: Arc::default(),
@@ -229,6 +232,11 @@ impl Handle {
         f: impl FnOnce(&Self) + Send + 'static,
     ) {
         *self.meanwhile.lock().expect("not poisoned") = Some((call, after, Box::new(f)));
+    }
+
+    /// Puts the clock back.
+    pub(crate) fn put_clock_back(&self, by: Duration) {
+        *self.back.lock().expect("not poisoned") += by;
     }
 
     /// The driver that runs now, if one does.
@@ -447,8 +455,9 @@ impl World {
 
 impl Clock for Handle {
     fn now(&self) -> Millis {
-        let passed = u64::try_from(self.start.elapsed().as_millis()).expect("not that long");
-        Millis(1_700_000_000_000 + passed)
+        let millis = |time: Duration| u64::try_from(time.as_millis()).expect("not that long");
+        let back = *self.back.lock().expect("not poisoned");
+        Millis(1_700_000_000_000 + millis(self.start.elapsed()) - millis(back))
     }
 }
 

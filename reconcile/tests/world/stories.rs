@@ -6,7 +6,7 @@ use reconcile::{
     driver::Key,
     model::{
         Condition, Control, Door, GitterUserId, Millis, NamedAsk, NamedKind, Place, PortalKey,
-        Reason, Refusal, Say, Told,
+        Reason, Refusal, Say, Session, Told,
     },
     port::{Clock, Presence},
 };
@@ -16,7 +16,7 @@ use crate::{
     converge, limits, on_paused_time,
     outside::{Handle, bot},
     pass,
-    people::{account, gitter_room, populate},
+    people::{Upgrade, account, gitter_room, populate},
     supervise, wrong,
 };
 
@@ -98,6 +98,80 @@ fn many_rooms_lost_on_gitter_at_once_are_held_back_and_come_back() {
         for door in [Door::Open, Door::Shut, Door::Gone] {
             assert_eq!(told(&world, &Told::GoneOnGitter(gitter_room(0), door)), 0);
         }
+        world.set_driver(None);
+    });
+}
+
+#[test]
+fn a_room_that_was_asked_for_before_the_clock_was_put_back_is_made() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let now = world.now();
+        {
+            let mut world = world.lock();
+            let portal = world.data.portals.get_mut(&key(0)).expect("open");
+            let room = std::mem::replace(&mut portal.place, Place::Intended { since: now });
+            (portal.open.last, portal.joined) = (None, false);
+            world.matrix.remove(room.room().expect("made"));
+        }
+        world.put_clock_back(Duration::from_secs(7200));
+        world.hint(Key::Portal(key(0)));
+        pass(&world, Duration::from_secs(60)).await;
+        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
+        assert_eq!(place(&world), Place::Intended { since: now }, "it may still be made");
+        pass(&world, Duration::from_secs(60)).await;
+        assert!(place(&world).room().is_some(), "{:?}", place(&world));
+        world.set_driver(None);
+    });
+}
+
+#[test]
+fn an_upgraded_chat_is_not_waited_for_until_the_clock_comes_round_again() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let control = |world: &Handle| world.lock().data.accounts[&account(0)].control.clone();
+        let old = world.start_chat(&account(0), false);
+        world.hint(Key::Chat(old.clone()));
+        pass(&world, Duration::from_secs(60)).await;
+        assert_eq!(control(&world), Control::At(old.clone()));
+        for hint in world.upgrade(&old, &account(0), Upgrade::Uninvited) {
+            world.hint(hint);
+        }
+        world.put_clock_back(Duration::from_secs(7200));
+        pass(&world, Duration::from_secs(120)).await;
+        assert_eq!(control(&world), Control::At(old.clone()), "the bot may still be invited");
+        pass(&world, Duration::from_secs(700)).await;
+        assert!(matches!(control(&world), Control::At(room) if room != old));
+        world.set_driver(None);
+    });
+}
+
+#[test]
+fn a_portal_that_waits_for_a_login_does_not_enter_the_next_room_again_and_again() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let old = {
+            let mut world = world.lock();
+            let row = world.data.accounts.get_mut(&account(0)).expect("logged in");
+            let person = row.session.person().cloned().expect("logged in");
+            row.session = Session::Rejected(person);
+            // As after a backup was put in place that did not know the room yet.
+            world.data.rooms.clear();
+            world.data.portals[&key(0)].place.room().cloned().expect("open")
+        };
+        for hint in world.upgrade(&old, &account(0), Upgrade::ByAccount) {
+            world.hint(hint);
+        }
+        pass(&world, Duration::from_secs(60)).await;
+        let entered =
+            |world: &Handle| world.lock().calls.iter().filter(|(name, _)| *name == "come").count();
+        let before = entered(&world);
+        assert!(before > 0, "the bot comes in to look");
+        for _ in 0..3 {
+            world.hint(Key::Portal(key(0)));
+            pass(&world, Duration::from_secs(700)).await;
+        }
+        assert_eq!(entered(&world), before);
         world.set_driver(None);
     });
 }
