@@ -168,9 +168,7 @@ impl Survey {
             t.put_relearn(key, Some(since))?;
         }
         for (room, account) in &self.spare {
-            let (account, stage) = (account.clone(), ChatStage::Leaving);
-            let chat = Chat { account, stage, encrypted: false, invite_due: false, at: now };
-            t.put_chat(room, &chat)?;
+            t.put_chat(room, &Chat::new(account.clone(), ChatStage::Leaving, now))?;
         }
         let mut without = BTreeSet::new();
         for account in accounts {

@@ -368,14 +368,8 @@ async fn what_comes_from_a_room_that_its_portal_has_left_is_told_of_in_the_contr
     fixture.said_in_two_parts(ruma::event_id!("$before:example.org")).await;
     let at = old.clone();
     let written = fixture.db.change(move |t| {
-        let chat = reconcile::model::Chat {
-            account: alice(),
-            stage: reconcile::model::ChatStage::Emptying,
-            encrypted: false,
-            invite_due: false,
-            at: Millis(1),
-        };
-        t.put_chat(&at, &chat)
+        let stage = reconcile::model::ChatStage::Emptying;
+        t.put_chat(&at, &reconcile::model::Chat::new(alice(), stage, Millis(1)))
     });
     written.await.expect("written");
     fixture.take(fixture.said_by_alice(old.clone(), "$late:example.org", "hello")).await;

@@ -455,10 +455,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 t.relearn_all(id)?;
             }
             for room in found {
-                let account = id.account.clone();
-                let stage = ChatStage::Leaving;
-                let chat = Chat { account, stage, encrypted: false, invite_due: false, at: now };
-                t.put_chat(room, &chat)?;
+                t.put_chat(room, &Chat::new(id.account.clone(), ChatStage::Leaving, now))?;
             }
             Ok(())
         })

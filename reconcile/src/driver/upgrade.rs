@@ -274,8 +274,7 @@ pub(super) fn shun(
     if is_taken(t, room)? {
         return Ok(false);
     }
-    let (account, stage) = (account.clone(), ChatStage::Leaving);
-    t.put_chat(room, &Chat { account, stage, encrypted: false, invite_due: false, at: now })?;
+    t.put_chat(room, &Chat::new(account.clone(), ChatStage::Leaving, now))?;
     Ok(true)
 }
 
@@ -299,6 +298,5 @@ pub(super) fn empty(
     account: &OwnedUserId,
     now: Millis,
 ) -> Result<(), TableError> {
-    let (account, stage) = (account.clone(), ChatStage::Emptying);
-    t.put_chat(room, &Chat { account, stage, encrypted: false, invite_due: false, at: now })
+    t.put_chat(room, &Chat::new(account.clone(), ChatStage::Emptying, now))
 }

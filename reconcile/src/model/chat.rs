@@ -41,6 +41,14 @@ pub struct Chat {
     pub at: Millis,
 }
 
+impl Chat {
+    /// A plain room, in which nobody is to be invited.
+    #[must_use]
+    pub fn new(account: OwnedUserId, stage: ChatStage, at: Millis) -> Self {
+        Self { account, stage, encrypted: false, invite_due: false, at }
+    }
+}
+
 /// To whom the bot speaks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -267,8 +267,7 @@ impl Handle {
         if how == Upgrade::ByAccount {
             let room = world.matrix.get_mut(&next).expect("just made");
             room.people.insert(bot().to_owned(), Presence::Invited);
-            let (account, stage) = (account.clone(), ChatStage::Invited);
-            let chat = Chat { account, stage, encrypted: false, invite_due: false, at };
+            let chat = Chat::new(account.clone(), ChatStage::Invited, at);
             world.intake(|t| t.put_chat(&next, &chat));
             hints.push(Key::Chat(next));
         }
