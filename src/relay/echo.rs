@@ -20,7 +20,8 @@ fn before(time: Millis, skew: Duration) -> MessageId {
 /// homeserver's clock: in a portal of which no message is known yet, that alone tells when ours is wrong.
 #[must_use]
 pub fn attempt(at: Millis, newest: Option<MessageId>, sent: Millis) -> Attempt {
-    Attempt { at, after: newest.or_else(|| Some(before(sent, SKEW))), given_up: None }
+    let after = newest.unwrap_or_else(|| before(sent, SKEW));
+    Attempt { at, after: Some(after), given_up: None }
 }
 
 /// Before every message that `attempt` can have made.

@@ -241,12 +241,8 @@ impl<M: Mode, K: Key + 'static, V: Value + 'static> Slot<M, K, V> {
     where
         K: 'k,
     {
-        let mut rows = Vec::new();
-        for found in self.open(handle)?.range::<K::SelfType<'k>>(range)?.take(limit) {
-            let (key, value) = found?;
-            rows.push(row(key.value(), value.value())?);
-        }
-        Ok(rows)
+        let found = self.open(handle)?.range::<K::SelfType<'k>>(range)?.take(limit);
+        found.map(|found| found.map(|(key, value)| row(key.value(), value.value()))?).collect()
     }
 
     /// The rows of a range from its end, in reverse order, at most `limit`.
@@ -260,12 +256,8 @@ impl<M: Mode, K: Key + 'static, V: Value + 'static> Slot<M, K, V> {
     where
         K: 'k,
     {
-        let mut rows = Vec::new();
-        for found in self.open(handle)?.range::<K::SelfType<'k>>(range)?.rev().take(limit) {
-            let (key, value) = found?;
-            rows.push(row(key.value(), value.value())?);
-        }
-        Ok(rows)
+        let found = self.open(handle)?.range::<K::SelfType<'k>>(range)?.rev().take(limit);
+        found.map(|found| found.map(|(key, value)| row(key.value(), value.value()))?).collect()
     }
 }
 

@@ -102,20 +102,25 @@ async fn an_edit_of_somebody_who_is_no_longer_in_the_room_brings_them_back_for_i
     assert_eq!(joins, 2, "once for each time out");
 }
 
+/// A call that was to say "hello?" on Gitter was begun at this time, and nobody heard its end.
+async fn was_cut_off(fixture: &Fixture, at: Millis) {
+    let row = Outgoing {
+        event: ruma::owned_event_id!("$1:example.org"),
+        sent: at,
+        payload: Payload::say(vec!["hello?".to_owned()], false, None),
+        done: 0,
+        attempt: Some(Attempt { at, after: None, given_up: None }),
+        told: None,
+    };
+    let key = fixture.key.clone();
+    fixture.db.change(move |t| t.push_outgoing(&key, &row)).await.expect("written");
+}
+
 #[tokio::test]
 async fn of_what_can_not_be_looked_for_any_more_nobody_is_told_that_it_is_not_there() {
     let fixture = Fixture::new().await;
     fixture.agreeable().await;
-    let (key, now) = (fixture.key.clone(), fixture.relay.0.bridge.clock.now());
-    let row = Outgoing {
-        event: ruma::owned_event_id!("$1:example.org"),
-        sent: now,
-        payload: Payload::say(vec!["hello?".to_owned()], false, None),
-        done: 0,
-        attempt: Some(Attempt { at: now, after: None, given_up: None }),
-        told: None,
-    };
-    fixture.db.change(move |t| t.push_outgoing(&key, &row)).await.expect("written");
+    was_cut_off(&fixture, fixture.relay.0.bridge.clock.now()).await;
     fixture.sim.world().ban("acme/rockets", "alice");
     fixture.relay.poke_outward(fixture.key.clone());
     let to = Target::Room(portal_room());
@@ -129,7 +134,7 @@ async fn of_what_can_not_be_looked_for_any_more_nobody_is_told_that_it_is_not_th
 async fn what_was_read_before_the_room_was_closed_to_us_tells_that_a_message_is_there() {
     let fixture = Fixture::new().await;
     fixture.agreeable().await;
-    let (key, now) = (fixture.key.clone(), fixture.relay.0.bridge.clock.now());
+    let key = fixture.key.clone();
     let id = fixture.sim.world().post("alice", "acme/rockets", "hello?");
     let caller = fixture.relay.0.gitter.caller(&key.account).await.expect("readable");
     let own = caller.expect("logged in").own;
@@ -139,16 +144,7 @@ async fn what_was_read_before_the_room_was_closed_to_us_tells_that_a_message_is_
     });
     let read: crate::gitter::Message = serde_json::from_value(read).expect("a message");
     fixture.relay.0.inbox.put(&key, std::sync::Arc::new(read));
-    let row = Outgoing {
-        event: ruma::owned_event_id!("$1:example.org"),
-        sent: now,
-        payload: Payload::say(vec!["hello?".to_owned()], false, None),
-        done: 0,
-        attempt: Some(Attempt { at: now, after: None, given_up: None }),
-        told: None,
-    };
-    let waits = key.clone();
-    fixture.db.change(move |t| t.push_outgoing(&waits, &row)).await.expect("written");
+    was_cut_off(&fixture, fixture.relay.0.bridge.clock.now()).await;
     fixture.sim.world().ban("acme/rockets", "alice");
     fixture.relay.poke_outward(key.clone());
     let message = id.parse().expect("an id");
@@ -228,17 +224,8 @@ async fn an_edit_that_was_cut_off_behind_a_deletion_is_not_posted_anew() {
 async fn a_repeated_call_that_is_cut_off_may_land_as_long_as_a_first_one() {
     let fixture = Fixture::new().await;
     fixture.agreeable().await;
-    let (key, now) = (fixture.key.clone(), fixture.relay.0.bridge.clock.now());
-    let long_ago = Millis(now.0 - 100_000);
-    let row = Outgoing {
-        event: ruma::owned_event_id!("$1:example.org"),
-        sent: long_ago,
-        payload: Payload::say(vec!["hello?".to_owned()], false, None),
-        done: 0,
-        attempt: Some(Attempt { at: long_ago, after: None, given_up: None }),
-        told: None,
-    };
-    fixture.db.change(move |t| t.push_outgoing(&key, &row)).await.expect("written");
+    let now = fixture.relay.0.bridge.clock.now();
+    was_cut_off(&fixture, Millis(now.0 - 100_000)).await;
     let calls = gitter_sim::Matcher::new("POST", "/chatMessages");
     fixture.sim.world().fail_next(1, calls, gitter_sim::Fault::Hang);
     fixture.relay.poke_outward(fixture.key.clone());
