@@ -1,12 +1,12 @@
 //! Said, and said otherwise: edits, deletions, answers and threads, both ways.
 
 use anyhow::Result;
-use gitter_sim::{RoomSpec, SimMessage};
+use gitter_sim::SimMessage;
 use harness::{Consent, Person, World};
 use serde_json::json;
 
 use crate::{
-    scene::{texts_by, told},
+    scene::{alice_in, texts_by, told},
     world,
 };
 
@@ -14,16 +14,7 @@ const ROOM: &str = "acme/rockets";
 
 /// Alice with a portal, Bob on Gitter.
 async fn rockets(world: &World) -> Result<(Person, String)> {
-    for (user, name) in [("alice", "Alice A."), ("bob", "Bob B.")] {
-        world.gitter.add_user(user, name);
-    }
-    world.gitter.add_room(RoomSpec::public(ROOM));
-    for user in ["alice", "bob"] {
-        world.gitter.join(ROOM, user);
-    }
-    let alice = world.person("alice").await?;
-    world.log_in(&alice, "alice").await?;
-    let portal = alice.accept_invite(ROOM).await?;
+    let (alice, _, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
     Ok((alice, portal))
 }
 

@@ -1,11 +1,12 @@
 //! Files that people send on Matrix, seen from Gitter by somebody who has no account on Matrix.
 
 use anyhow::{Context as _, Result};
-use gitter_sim::{RoomSpec, SimMessage};
+use gitter_sim::SimMessage;
 use harness::{Person, World, patience};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::scene::alice_in;
 use crate::world;
 
 const ROOM: &str = "acme/rockets";
@@ -14,12 +15,7 @@ const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// Alice with a portal.
 async fn rockets(world: &World) -> Result<(Person, String)> {
-    world.gitter.add_user("alice", "Alice A.");
-    world.gitter.add_room(RoomSpec::public(ROOM));
-    world.gitter.join(ROOM, "alice");
-    let alice = world.person("alice").await?;
-    world.log_in(&alice, "alice").await?;
-    let portal = alice.accept_invite(ROOM).await?;
+    let (alice, _, portal) = alice_in(world, ROOM, &["alice"]).await?;
     Ok((alice, portal))
 }
 

@@ -6,7 +6,7 @@ use harness::{Person, World, WorldConfig};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::scene::{cast, room, say, texts_by, told};
+use crate::scene::{alice_in, cast, say, texts_by, told};
 use crate::world;
 
 const ROOM: &str = "acme/rockets";
@@ -65,16 +65,7 @@ async fn a_new_portal_begins_with_the_last_messages_in_order_and_with_their_time
 async fn what_is_read_on_matrix_is_marked_read_on_gitter() -> Result<()> {
     world()
         .story(async |world| {
-            for (user, name) in [("alice", "Alice A."), ("bob", "Bob B.")] {
-                world.gitter.add_user(user, name);
-            }
-            world.gitter.add_room(RoomSpec::public(ROOM));
-            for user in ["alice", "bob"] {
-                world.gitter.join(ROOM, user);
-            }
-            let alice = world.person("alice").await?;
-            world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, _, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             for n in 0..3 {
                 world.gitter.post("bob", ROOM, &format!("line {n}"));
             }
@@ -129,11 +120,7 @@ fn swift() -> WorldConfig {
 
 /// Alice with a portal, Bob on Gitter, who has said something.
 async fn rockets(world: &World) -> Result<(Person, String, String)> {
-    cast(world, &["alice", "bob"]);
-    room(world, ROOM, &["alice", "bob"]);
-    let alice = world.person("alice").await?;
-    world.log_in(&alice, "alice").await?;
-    let portal = alice.accept_invite(ROOM).await?;
+    let (alice, _, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
     let before = say(world, "bob", ROOM, "before");
     alice.wait_for_text(&portal, "before").await?;
     Ok((alice, portal, before))

@@ -6,13 +6,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use gitter_sim::{Fault, Matcher, RoomSpec};
 use harness::storm::Storm;
-use harness::{BotEyes, Browser, Consent, Daemon, Person, World, patience};
-use tokio::time::{Instant, interval};
+use harness::{BotEyes, Browser, Consent, Daemon, Person, World, titled, until};
 
 use crate::world;
 
@@ -53,26 +51,6 @@ async fn a_bridge_killed_at_random_loses_and_doubles_nothing() -> Result<()> {
             .await?;
     }
     Ok(())
-}
-
-fn titled(room: &str) -> String {
-    format!("{room} (Gitter)")
-}
-
-/// Looks until there is nothing to complain of; the last complaint when patience is over.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + patience();
-    let mut pace = interval(Duration::from_millis(200));
-    loop {
-        pace.tick().await;
-        match look().await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("waited {:?} until {what}", patience()));
-            }
-            Err(_) => {}
-        }
-    }
 }
 
 /// A person in the portal of the room `acme/rockets`, where dave is too.

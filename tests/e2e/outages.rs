@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::scene::{
-    cast, is_only_in, logged, metric, on_gitter, room, say, settled, texts_by, texts_on_gitter,
+    alice_in, is_only_in, logged, metric, on_gitter, room, say, settled, texts_by, texts_on_gitter,
 };
 use crate::world;
 
@@ -16,11 +16,7 @@ async fn what_is_said_while_gitter_or_the_bridge_is_away_arrives_later_once_and_
 -> Result<()> {
     world()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             alice.send_text(&portal, "one").await?;
             on_gitter(world, ROOM, "alice", "one").await?;
 
@@ -100,11 +96,7 @@ async fn without_live_events_rooms_are_read_by_turns_and_nothing_is_missed() -> 
     world()
         .setting("gitter_faye_url", &format!("ws://127.0.0.1:{nobody}/bayeux"))
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             logged(world, "no live connection to gitter: reading by turns").await?;
             say(world, "bob", ROOM, "first");
             say(world, "bob", ROOM, "second");
@@ -129,11 +121,7 @@ async fn a_restarted_homeserver_gets_everything_that_waited() -> Result<()> {
     world()
         .own_synapse(|_| {})
         .story(async |world| {
-            cast(world, &["alice", "bob", "carol"]);
-            room(world, ROOM, &["alice", "bob", "carol"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob", "carol"]).await?;
             say(world, "bob", ROOM, "before");
             alice.wait_for_text(&portal, "before").await?;
 

@@ -26,12 +26,15 @@ fn showing() -> WorldConfig {
 
 /// Alice with a portal, in which Bob is, too.
 async fn rockets(world: &World) -> Result<(Person, String)> {
-    scene::cast(world, &["alice", "bob"]);
-    scene::room(world, ROOM, &["alice", "bob"]);
-    let alice = world.person("alice").await?;
-    world.log_in(&alice, "alice").await?;
-    let portal = alice.accept_invite(ROOM).await?;
+    let (alice, _, portal) = scene::alice_in(world, ROOM, &["alice", "bob"]).await?;
     Ok((alice, portal))
+}
+
+/// Waits until Bob's ghost shows nothing any more in the portal.
+async fn nothing_left(alice: &Person, world: &World, portal: &str) -> Result<()> {
+    let ghost = world.ghost("bob");
+    let none = |room: &harness::Room| room.messages_by(&ghost).next().is_none().then_some(());
+    alice.wait_in(portal, "nothing left of it", none).await
 }
 
 /// What Bob's ghost shows in the portal, as it is now.
@@ -112,11 +115,7 @@ async fn a_picture_is_shown_after_its_words_changed_and_deleted_with_them() -> R
                 .await?;
 
             world.gitter.delete(ROOM, &said);
-            alice
-                .wait_in(&portal, "nothing left of it", |room| {
-                    room.messages_by(&world.ghost("bob")).next().is_none().then_some(())
-                })
-                .await
+            nothing_left(&alice, world, &portal).await
         })
         .await
 }
@@ -141,11 +140,7 @@ async fn a_message_that_is_only_a_picture_is_only_a_picture() -> Result<()> {
                 })
                 .await?;
             world.gitter.delete(ROOM, &said);
-            alice
-                .wait_in(&portal, "nothing left of it", |room| {
-                    room.messages_by(&world.ghost("bob")).next().is_none().then_some(())
-                })
-                .await
+            nothing_left(&alice, world, &portal).await
         })
         .await
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use harness::{Consent, Person, World};
 
 use crate::scene::{
-    cast, closed, heard, is_only_in, logged, on_gitter, room, say, settled, texts_by,
+    alice_in, cast, closed, heard, is_only_in, logged, on_gitter, room, say, settled, texts_by,
     texts_on_gitter, told,
 };
 use crate::world;
@@ -127,11 +127,7 @@ async fn an_older_database_put_back_under_traffic_loses_and_doubles_nothing() ->
 async fn a_logout_after_the_backup_is_not_undone_by_it() -> Result<()> {
     world()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             settled(world, &alice, &chat).await?;
             let backup = world.bridge.dir().join("older.redb").display().to_string();
             world.bridge.terminate().await?;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use harness::{Person, World};
 
 use crate::scene::{
-    cast, closed, is_member, is_only_in, on_gitter, room, say, settled, texts_by, told,
+    alice_in, closed, is_member, is_only_in, on_gitter, say, settled, texts_by, told,
 };
 use crate::world;
 
@@ -36,11 +36,7 @@ async fn goes_on(world: &World, alice: &Person, portal: &str, uri: &str) -> Resu
 async fn a_room_renamed_on_gitter_stays_the_same_room() -> Result<()> {
     world()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, OLD, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(OLD).await?;
+            let (alice, chat, portal) = alice_in(world, OLD, &["alice", "bob"]).await?;
             say(world, "bob", OLD, "before");
             alice.wait_for_text(&portal, "before").await?;
 

@@ -24,6 +24,20 @@ pub(crate) fn room(world: &World, uri: &str, members: &[&str]) -> String {
     id
 }
 
+/// Alice, logged in and in the portal of a new room with these members, who are new, too: she, her chat with the bot, the portal.
+pub(crate) async fn alice_in(
+    world: &World,
+    uri: &str,
+    members: &[&str],
+) -> Result<(Person, String, String)> {
+    cast(world, members);
+    room(world, uri, members);
+    let alice = world.person("alice").await?;
+    let chat = world.log_in(&alice, "alice").await?;
+    let portal = alice.accept_invite(uri).await?;
+    Ok((alice, chat, portal))
+}
+
 /// Somebody says something on Gitter, and the transcript tells; returns the message's id.
 pub(crate) fn say(world: &World, who: &str, uri: &str, text: &str) -> String {
     world.transcript.line(&format!("Gitter {uri}"), who, &format!("says: {text}"));

@@ -5,8 +5,8 @@ use gitter_sim::{Fault, Matcher};
 use harness::{Browser, Consent};
 
 use crate::scene::{
-    cast, closed, is_member, is_only_in, on_gitter, room, say, settled, texts_by, texts_on_gitter,
-    told,
+    alice_in, cast, closed, is_member, is_only_in, on_gitter, room, say, settled, texts_by,
+    texts_on_gitter, told,
 };
 use crate::world;
 
@@ -60,11 +60,7 @@ async fn a_login_link_works_once_and_only_as_it_was_made() -> Result<()> {
 async fn a_revoked_login_is_told_once_and_the_next_one_goes_on_in_the_same_rooms() -> Result<()> {
     world()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, "acme/rockets", &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite("acme/rockets").await?;
+            let (alice, chat, portal) = alice_in(world, "acme/rockets", &["alice", "bob"]).await?;
             alice.send_text(&portal, "before").await?;
             on_gitter(world, "acme/rockets", "alice", "before").await?;
             settled(world, &alice, &chat).await?;

@@ -3,18 +3,14 @@
 use anyhow::Result;
 use harness::WorldConfig;
 
-use crate::scene::{cast, closed, is_only_in, logged, on_gitter, room, say, settled};
+use crate::scene::{alice_in, cast, closed, is_only_in, logged, on_gitter, room, say, settled};
 use crate::world;
 
 /// A portal's whole life in rooms of one version.
 async fn a_portals_life(config: WorldConfig, version: &str) -> Result<()> {
     config
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, "acme/rockets", &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite("acme/rockets").await?;
+            let (alice, chat, portal) = alice_in(world, "acme/rockets", &["alice", "bob"]).await?;
             let (is, federated) = alice.look(|view| {
                 let room = &view.rooms[&portal];
                 let create = room.state_content("m.room.create", "").cloned().unwrap_or_default();

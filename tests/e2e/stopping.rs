@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use gitter_sim::{Fault, Matcher};
 
-use crate::scene::{cast, on_gitter, room, say, settled, texts_by, texts_on_gitter};
+use crate::scene::{alice_in, on_gitter, say, settled, texts_by, texts_on_gitter};
 use crate::world;
 
 const ROOM: &str = "acme/rockets";
@@ -15,11 +15,7 @@ const MESSAGES: usize = 8;
 async fn a_stop_under_traffic_loses_and_doubles_nothing() -> Result<()> {
     world()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             let mut expected = Vec::new();
             for round in 0..2 {
                 // Answers come late, so that the stop finds calls under way.

@@ -5,7 +5,9 @@ use harness::WorldConfig;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::scene::{cast, messages_by, on_gitter, room, say, settled, texts_by, texts_on_gitter};
+use crate::scene::{
+    alice_in, cast, messages_by, on_gitter, room, say, settled, texts_by, texts_on_gitter,
+};
 use crate::world;
 
 const ROOM: &str = "acme/rockets";
@@ -21,11 +23,7 @@ fn chatty() -> WorldConfig {
 async fn what_is_said_looks_the_same_on_the_other_side() -> Result<()> {
     chatty()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            let chat = world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             let bob = world.ghost("bob");
             alice.wait_in(&portal, "Bob's ghost", |room| room.has(&bob).then_some(())).await?;
 
@@ -92,11 +90,7 @@ async fn what_is_said_looks_the_same_on_the_other_side() -> Result<()> {
 async fn bursts_in_both_directions_arrive_in_order_and_once() -> Result<()> {
     chatty()
         .story(async |world| {
-            cast(world, &["alice", "bob", "carol"]);
-            room(world, ROOM, &["alice", "bob", "carol"]);
-            let alice = world.person("alice").await?;
-            world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, _, portal) = alice_in(world, ROOM, &["alice", "bob", "carol"]).await?;
             world.gitter.echo_before_answer(true);
             let named = |who: &str| (1..=30).map(|n| format!("{who} {n}")).collect::<Vec<_>>();
             for ((mine, bobs), carols) in
@@ -139,11 +133,7 @@ const CODE: &str = "fn main() {\n    // <b> & &lt; *not bold* _x_ @bob @/all :sm
 async fn code_is_the_same_to_the_byte_on_the_other_side() -> Result<()> {
     chatty()
         .story(async |world| {
-            cast(world, &["alice", "bob"]);
-            room(world, ROOM, &["alice", "bob"]);
-            let alice = world.person("alice").await?;
-            world.log_in(&alice, "alice").await?;
-            let portal = alice.accept_invite(ROOM).await?;
+            let (alice, _, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
             let fenced = format!("Look:\n\n```rust\n{CODE}\n```");
             say(world, "bob", ROOM, &fenced);
             let heard = alice.wait_for_text(&portal, "Look:").await?;

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::scene::{
-    cast, closed, heard, is_only_in, on_gitter, room, say, settled, texts_by, texts_on_gitter, told,
+    alice_in, closed, heard, is_only_in, on_gitter, say, settled, texts_by, texts_on_gitter, told,
 };
 use crate::world;
 
@@ -19,11 +19,7 @@ fn eleven() -> WorldConfig {
 
 /// Alice in her portal, Bob on Gitter; the control room and the portal.
 async fn rockets(world: &World) -> Result<(Person, String, String)> {
-    cast(world, &["alice", "bob"]);
-    room(world, ROOM, &["alice", "bob"]);
-    let alice = world.person("alice").await?;
-    let chat = world.log_in(&alice, "alice").await?;
-    let portal = alice.accept_invite(ROOM).await?;
+    let (alice, chat, portal) = alice_in(world, ROOM, &["alice", "bob"]).await?;
     say(world, "bob", ROOM, "hello");
     alice.wait_for_text(&portal, "hello").await?;
     settled(world, &alice, &chat).await?;

@@ -42,11 +42,39 @@ pub use world::{Homeserver, Ways, World, WorldConfig};
 
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, interval};
+
 /// How long a story waits for a condition before it gives up: 90 s, or as many as `STORY_PATIENCE` says.
 #[must_use]
 pub fn patience() -> Duration {
     let seconds = std::env::var("STORY_PATIENCE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(90))
+}
+
+/// What the portal of a Gitter room is called.
+#[must_use]
+pub fn titled(room: &str) -> String {
+    format!("{room} (Gitter)")
+}
+
+/// Looks until there is nothing to complain of.
+///
+/// # Errors
+/// The last complaint, when [`patience`] is over.
+pub async fn until(what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + patience();
+    let mut pace = interval(Duration::from_millis(200));
+    loop {
+        pace.tick().await;
+        match look().await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("waited {:?} until {what}", patience()));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Whether directories with logs and databases stay after a story: `STORY_KEEP` is set.

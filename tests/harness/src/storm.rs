@@ -13,14 +13,14 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use gitter_sim::{RoomSpec, World as Gitter};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::{BotEyes, Daemon, Person, World, patience};
+use crate::{BotEyes, Daemon, Person, World, patience, titled, until};
 
 pub use disk::Disk;
 
@@ -312,25 +312,5 @@ impl<'a> Life<'a> {
             }
         }
         Ok(())
-    }
-}
-
-fn titled(room: &str) -> String {
-    format!("{room} (Gitter)")
-}
-
-/// Looks until there is nothing to complain of; the last complaint when patience is over.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + patience();
-    let mut pace = interval(Duration::from_millis(200));
-    loop {
-        pace.tick().await;
-        match look().await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("waited {:?} until {what}", patience()));
-            }
-            Err(_) => {}
-        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::{Instant, interval};
 
-use super::{Life, MOVING, Report, STEADY, Said, titled};
-use crate::{BotEyes, patience};
+use super::{Life, MOVING, Report, STEADY, Said};
+use crate::{BotEyes, patience, titled};
 
 /// So long before it is killed the homeserver may have kept a message back: longer than one of its calls to the bridge takes, behind
 /// which the next one waits in its memory.

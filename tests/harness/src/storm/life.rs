@@ -5,8 +5,8 @@ use gitter_sim::{Fault, Matcher};
 use rand::Rng as _;
 use tokio::time::Instant;
 
-use super::{Life, Login, MOVING, Pair, STEADY, Said, titled};
-use crate::{Browser, Consent};
+use super::{Life, Login, MOVING, Pair, STEADY, Said};
+use crate::{Browser, Consent, titled};
 
 impl Life<'_> {
     /// Does one thing. While the homeserver is away people can't do anything there.
