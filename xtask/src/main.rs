@@ -78,11 +78,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Test { quick } => check::run(quick),
         Chore::Demo { once } => demo(once),
+        Chore::Simulate { campaign: true, arguments } => simulate_much(&arguments),
         Chore::Simulate { arguments, .. } if mutants::is_meant(&arguments) => {
             mutants::run(&arguments)
         }
-        Chore::Simulate { campaign: true, arguments } => simulate_much(&arguments),
-        Chore::Simulate { campaign: false, arguments } => with_servers("simulate", arguments),
+        Chore::Simulate { arguments, .. } => with_servers("simulate", arguments),
         Chore::Torture { kills, hurts, seed, json } => torture(kills, hurts, seed, json),
         Chore::Screenshots => screenshots::run(),
         Chore::Fuzz { texts: Some(texts), .. } => fuzz::run(fuzz::Length::Texts(texts)),

@@ -128,13 +128,9 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
             by_key.entry(key).or_default().push(room);
         }
     }
-    let bot = bot();
     for (key, rooms) in by_key {
-        let with_bot: Vec<_> = rooms
-            .iter()
-            .filter(|room| room.members.get(&bot).is_some_and(|m| m == "join"))
-            .map(|room| room.id.as_str())
-            .collect();
+        let with_bot: Vec<_> =
+            rooms.iter().filter(|room| has_bot(room)).map(|room| room.id.as_str()).collect();
         if with_bot.len() > 1 {
             case.history.violation(format!("{key} has {} rooms: {with_bot:?}", with_bot.len()));
         }
@@ -181,8 +177,7 @@ fn no_strangers(case: &Case<'_>, rooms: &[RoomView]) {
     for room in rooms {
         let Some(key) = portal_of(room) else { continue };
         // Nobody looks after a room any more that the bot has left to its account.
-        if !room.with("join").any(|user| user == bot()) && is_kept(case, room, key.account.as_str())
-        {
+        if !has_bot(room) && is_kept(case, room, key.account.as_str()) {
             continue;
         }
         for (user, membership) in &room.members {
@@ -234,9 +229,9 @@ fn as_wished(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             for room in rooms.iter().filter(|room| portal_of(room).as_ref() == Some(key)) {
                 // An invite of a ghost that never came in is seen by nobody.
                 let invited = room.with("invite").filter(|user| !user.starts_with("@gitter_"));
-                let bot_is_in = room.with("join").any(|user| user == bot());
-                let is_left =
-                    |user: &&str| !is_kept(case, room, account) || bot_is_in && *user != account;
+                let is_left = |user: &&str| {
+                    !is_kept(case, room, account) || has_bot(room) && *user != account
+                };
                 let left: Vec<_> = room.with("join").chain(invited).filter(is_left).collect();
                 if !left.is_empty() {
                     history.violation(format!("{key} is closed, and {left:?} are in {}", room.id));
@@ -377,12 +372,16 @@ fn asked_back(case: &Case<'_>, rooms: &[RoomView]) {
 /// Whether an account may stay in a portal's room that is closed: one that was replaced; or one that the bot has left, since it is
 /// the account's own or the account has as much power there.
 fn is_kept(case: &Case<'_>, room: &RoomView, account: &str) -> bool {
-    let bot_is_in = room.with("join").any(|user| user == bot());
     let power = || {
         let levels = case.home.state(&room.id, "m.room.power_levels", "").unwrap_or_default();
         levels["users"][account].as_i64().unwrap_or(0)
     };
-    room.replaced_by.is_some() || !bot_is_in && (room.creator == account || power() >= 100)
+    room.replaced_by.is_some() || !has_bot(room) && (room.creator == account || power() >= 100)
+}
+
+/// Whether the bot is in a room.
+fn has_bot(room: &RoomView) -> bool {
+    room.members.get(&bot()).is_some_and(|m| m == "join")
 }
 
 /// What happened in the room in which something was said, and in the portal's other rooms.
@@ -517,13 +516,12 @@ fn as_asked(case: &Case<'_>) {
         // That the bot is invited, nobody heard, or only a bridge whose rows are lost; or a newer chat was begun by inviting it to a
         // room that a closed portal's was upgraded to.
         let rooms = case.home.rooms();
-        let with_bot = |room: &&RoomView| room.with("join").any(|user| user == bot());
         let view = rooms.iter().find(|room| room.id == *chat);
         let is_newer = |room: &RoomView| {
             room.creator == account.person.id() && portal_of(room).is_none() && room.id != *chat
         };
-        let moved = rooms.iter().filter(with_bot).any(is_newer);
-        if (case.restored || case.flaws || moved) && view.is_none_or(|room| !with_bot(&room)) {
+        let moved = rooms.iter().any(|room| has_bot(room) && is_newer(room));
+        if (case.restored || case.flaws || moved) && view.is_none_or(|room| !has_bot(room)) {
             continue;
         }
         let events = case.home.events(chat);
@@ -608,14 +606,13 @@ fn arrived(
         history.violation(format!("{} was answered twice: {words:?}", said.text));
     }
     // In a room that the account keeps nobody hears what is said, changed or deleted as the bot leaves or after.
-    let bot_is_in = room.with("join").any(|user| user == bot());
     let about = |event: &&Event| {
         let of = [event.relates("m.replace"), event.redacts.as_deref()];
         event.id == said.event || of.contains(&Some(said.event.as_str()))
     };
     let newest = events.iter().rev().find(about);
     if is_kept(case, room, account)
-        && !bot_is_in
+        && !has_bot(room)
         && newest.is_some_and(|event| case.people.heard(&event.id).is_none())
     {
         return;

@@ -412,20 +412,19 @@ impl People {
         }
     }
 
-    /// Whether the bot is in a room: it has left those that were replaced.
-    fn is_heard(&self, room: &str) -> bool {
-        self.home.membership(room, &bot()) == "join"
-    }
-
-    fn amend(&mut self, account: usize) {
-        let id = self.accounts[account].person.id().to_owned();
+    /// One of the last things an account said that is still there, if the bot hears of a change: it leaves rooms that are replaced.
+    fn some_said(&mut self, account: usize) -> Option<usize> {
+        let id = self.accounts[account].person.id();
         let mine = |said: &Said| said.portal.account.as_str() == id && !said.deleted;
         let mine: Vec<usize> =
             (0..self.said.len()).rev().filter(|n| mine(&self.said[*n])).take(5).collect();
-        let Some(n) = mine.choose(&mut self.rng).copied() else { return };
-        if !self.is_heard(&self.said[n].room) {
-            return;
-        }
+        let n = mine.choose(&mut self.rng).copied()?;
+        (self.home.membership(&self.said[n].room, &bot()) == "join").then_some(n)
+    }
+
+    fn amend(&mut self, account: usize) {
+        let Some(n) = self.some_said(account) else { return };
+        let id = self.accounts[account].person.id().to_owned();
         let text = self.text();
         let (room, event) = (self.said[n].room.clone(), self.said[n].event.clone());
         if self.accounts[account].person.edit(&room, &event, &text).is_ok() {
@@ -435,14 +434,8 @@ impl People {
     }
 
     fn delete_said(&mut self, account: usize) {
+        let Some(n) = self.some_said(account) else { return };
         let id = self.accounts[account].person.id().to_owned();
-        let mine = |said: &Said| said.portal.account.as_str() == id && !said.deleted;
-        let mine: Vec<usize> =
-            (0..self.said.len()).rev().filter(|n| mine(&self.said[*n])).take(5).collect();
-        let Some(n) = mine.choose(&mut self.rng).copied() else { return };
-        if !self.is_heard(&self.said[n].room) {
-            return;
-        }
         let (room, event) = (self.said[n].room.clone(), self.said[n].event.clone());
         if self.accounts[account].person.redact(&room, &event).is_ok() {
             self.history.note(format!("{id} deletes {}", self.said[n].text));
