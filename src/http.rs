@@ -126,6 +126,12 @@ impl Http {
         Self { client, transport: Some(transport) }
     }
 
+    /// Whether something else carries its requests than the network.
+    #[must_use]
+    pub fn is_carried(&self) -> bool {
+        self.transport.is_some()
+    }
+
     /// Begins a request; [`Http::send`] makes it.
     pub fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
         self.client.request(method, url)

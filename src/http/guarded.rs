@@ -34,9 +34,9 @@ pub enum FetchError {
     /// It could not be asked for.
     #[error("it could not be asked for")]
     Http(#[from] reqwest::Error),
-    /// One of the admin's own servers does not answer.
+    /// Nobody answers.
     #[error("it could not be asked for")]
-    Own(#[from] Unanswered),
+    Unanswered(#[from] Unanswered),
     /// It could not be read to its end.
     #[error("it could not be read")]
     Body(#[from] HttpError),
@@ -50,21 +50,27 @@ pub enum FetchError {
 pub struct Guarded {
     own: Arc<Vec<Url>>,
     to_own: Http,
-    to_public: reqwest::Client,
+    to_public: Http,
 }
 
 impl Guarded {
     /// `own` are servers that may be asked although their addresses may be private: the admin has named them. They are asked by
     /// `to_own`.
     ///
-    /// What is public is asked without a proxy: through one, nobody knows which address answers.
+    /// What is public is asked without a proxy: through one, nobody knows which address answers. What carries `to_own` instead of
+    /// the network carries that, too.
     ///
     /// # Errors
     ///
     /// When TLS can't be set up.
     pub fn new(own: Vec<Url>, to_own: Http) -> Result<Self, HttpError> {
         let public = || builder(Destination::Media).no_proxy().dns_resolver(OnlyPublic);
-        Ok(Self { own: Arc::new(own), to_own, to_public: built(Destination::Media, public)? })
+        let to_public = if to_own.is_carried() {
+            to_own.clone()
+        } else {
+            built(Destination::Media, public)?.into()
+        };
+        Ok(Self { own: Arc::new(own), to_own, to_public })
     }
 
     /// Fetches at most `largest` bytes; the caller bounds the time.
@@ -86,11 +92,8 @@ impl Guarded {
     }
 
     async fn ask(&self, url: &Url) -> Result<Response, FetchError> {
-        if self.is_own(url) {
-            let request = self.to_own.request(Method::GET, url.clone());
-            return Ok(self.to_own.send(request).await?);
-        }
-        Ok(self.public(url)?.get(url.clone()).send().await?)
+        let http = if self.is_own(url) { &self.to_own } else { self.public(url)? };
+        Ok(http.send(http.request(Method::GET, url.clone())).await?)
     }
 
     fn is_own(&self, url: &Url) -> bool {
@@ -98,7 +101,7 @@ impl Guarded {
     }
 
     /// For addresses that are not the admin's.
-    fn public(&self, url: &Url) -> Result<&reqwest::Client, FetchError> {
+    fn public(&self, url: &Url) -> Result<&Http, FetchError> {
         // Numbers are not names: the resolver would not be asked for them. And other ports are nobody's web server.
         let named = matches!(url.host(), Some(Host::Domain(name)) if name.contains('.'));
         let web = matches!(url.scheme(), "http" | "https") && url.port().is_none();

@@ -39,19 +39,23 @@ pub struct Homeserver {
     web: Url,
     /// The size up to which files are passed on, if they are.
     files: Option<u64>,
+    /// What can be done in a portal, in words: looked at with each pass of each portal.
+    features: Arc<str>,
 }
 
 impl Homeserver {
     /// `web` is where people see Gitter.
     #[must_use]
     pub fn new(client: Client, ghosts: Ghosts, pictures: Pictures, web: Url) -> Self {
-        Self { client, ghosts, pictures, version: Arc::default(), web, files: None }
+        let features = room::features(None).to_string().into();
+        Self { client, ghosts, pictures, version: Arc::default(), web, files: None, features }
     }
 
     /// The same, whose portals say that files of up to so many bytes are passed on, or that none are.
     #[must_use]
     pub fn passing_files(mut self, files: Option<u64>) -> Self {
         self.files = files;
+        self.features = room::features(files).to_string().into();
         self
     }
 
@@ -306,7 +310,7 @@ impl Matrix for Homeserver {
     }
 
     fn features(&self, room: &RoomId) -> u64 {
-        digest(&format!("{room} {}", room::features(self.files))).max(1)
+        digest(&format!("{room} {}", self.features)).max(1)
     }
 
     async fn announce(&self, room: &RoomId, key: &PortalKey) -> Result<(), ActionError> {
