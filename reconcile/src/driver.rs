@@ -194,8 +194,9 @@ pub struct Driver<M, G, S, C> {
     /// When ghosts came into rooms.
     came: Mutex<BTreeMap<(OwnedRoomId, OwnedUserId), Instant>>,
     markers: Mutex<BTreeMap<OwnedRoomId, Option<String>>>,
-    /// Times that are still to come by a clock that was put back, or is behind: from when on they are waited for.
-    ahead: Mutex<BTreeMap<Millis, Instant>>,
+    /// Times from which something is waited for: when that was noticed, and how long ago they were then by the clock.
+    noticed: Mutex<BTreeMap<Millis, (Instant, Duration)>>,
+    began: Instant,
     rng: Mutex<StdRng>,
 }
 
@@ -221,7 +222,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             said_to_leave: Mutex::default(),
             came: Mutex::default(),
             markers: Mutex::default(),
-            ahead: Mutex::default(),
+            noticed: Mutex::default(),
+            began: Instant::now(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }

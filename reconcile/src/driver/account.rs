@@ -404,6 +404,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             room
         } else {
             let (id, since) = (user.to_owned(), self.clock.now());
+            self.passed(since);
             let meant = self.state.write(move |t| {
                 let Some(mut row) = t.account(&id)? else { return Ok(false) };
                 let meant = matches!(row.control, Control::Opening { .. });

@@ -379,11 +379,12 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             return self.record(key, found).await;
         }
         // From here on a crash leaves an intent, and the room is looked for before another is made.
+        let since = self.clock.now();
+        self.passed(since);
         let meant = self
             .state
             .write({
-                let (id, since, before) =
-                    (key.clone(), self.clock.now(), facts.portal.place.clone());
+                let (id, before) = (key.clone(), facts.portal.place.clone());
                 move |t| {
                     let Some(mut portal) = t.portal(&id)? else { return Ok(false) };
                     if portal.place != before || !portal.open.desired {

@@ -239,6 +239,11 @@ impl Handle {
         *self.back.lock().expect("not poisoned") += by;
     }
 
+    /// Puts the clock forward again that was put back.
+    pub(crate) fn put_clock_forward(&self, by: Duration) {
+        *self.back.lock().expect("not poisoned") -= by;
+    }
+
     /// The driver that runs now, if one does.
     pub(crate) fn driver(&self) -> Option<Arc<Reconciler>> {
         self.driver.lock().expect("not poisoned").clone()

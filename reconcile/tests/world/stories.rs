@@ -126,6 +126,32 @@ fn a_room_that_was_asked_for_before_the_clock_was_put_back_is_made() {
 }
 
 #[test]
+fn a_room_that_may_still_be_made_is_not_made_twice_when_the_clock_is_put_forward() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        world.put_clock_back(Duration::from_secs(7200));
+        let now = world.now();
+        {
+            let mut world = world.lock();
+            let portal = world.data.portals.get_mut(&key(0)).expect("open");
+            let room = std::mem::replace(&mut portal.place, Place::Intended { since: now });
+            (portal.open.last, portal.joined) = (None, false);
+            world.matrix.remove(room.room().expect("made"));
+        }
+        world.hint(Key::Portal(key(0)));
+        pass(&world, Duration::from_secs(5)).await;
+        world.put_clock_forward(Duration::from_secs(7200));
+        world.hint(Key::Portal(key(0)));
+        pass(&world, Duration::from_secs(50)).await;
+        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
+        assert_eq!(place(&world), Place::Intended { since: now });
+        pass(&world, Duration::from_secs(60)).await;
+        assert!(place(&world).room().is_some(), "{:?}", place(&world));
+        world.set_driver(None);
+    });
+}
+
+#[test]
 fn an_upgraded_chat_is_not_waited_for_until_the_clock_comes_round_again() {
     on_paused_time(async {
         let world = one_account(1).await;
