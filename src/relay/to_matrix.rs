@@ -60,6 +60,8 @@ enum Step {
     Done,
     /// It waits for the end of a send the other way: it may be that send's echo.
     EchoPending,
+    /// The portal is being closed.
+    Closed,
 }
 
 struct Lane {
@@ -186,6 +188,10 @@ impl Relay {
                     Step::Done => self.0.inbox.remove(key, &place, &message),
                     // The lane of the other direction pokes this one when it knows.
                     Step::EchoPending => return Ok(Turn::Blocked),
+                    Step::Closed => {
+                        self.0.inbox.forget(key);
+                        return Ok(Turn::Idle);
+                    }
                 }
                 continue;
             }

@@ -60,15 +60,20 @@ impl Relay {
     pub(super) async fn show(&self, lane: &Lane, message: &Message) -> Result<Step, Failed> {
         let Ok(id) = message.id.parse::<MessageId>() else { return Ok(Step::Done) };
         let (key, of) = (lane.key.clone(), id.clone());
-        let (link, first, account, cursor) = self
+        let (open, link, first, account, cursor) = self
             .0
             .db
             .look(move |t| {
+                let open = t.portal(&key)?.is_some_and(|portal| portal.open.desired);
                 let first = t.first_outgoing(&key)?.filter(|(_, row)| row.attempt.is_some());
                 let link = t.link_of_message(&key, &of)?;
-                Ok((link, first, t.account(&key.account)?, t.cursor(&key)?))
+                Ok((open, link, first, t.account(&key.account)?, t.cursor(&key)?))
             })
             .await?;
+        if !open {
+            // With a logout the outbox goes: then nobody knows any more which message is whose echo.
+            return Ok(Step::Closed);
+        }
         let begin = cursor.or_else(|| lane.cursor.clone()).map(|cursor| cursor.begin);
         let begin = begin.unwrap_or_else(|| MessageId::first_of(lane.portal.open.at));
         let mut before = None;
