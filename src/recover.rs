@@ -28,8 +28,8 @@ const PAGE: u16 = 100;
 const PAGES: usize = 20;
 /// Pages of a portal looked at for ghosts.
 const GHOST_PAGES: usize = 3;
-/// By how much clocks may differ.
-const SKEW_MS: u64 = 120_000;
+/// By so much the clock that dated a backup may have been ahead: what is older is known to it.
+pub(crate) const AHEAD_MS: u64 = 24 * 3600 * 1000;
 /// So many portals gone at once are believed; more only as less than a quarter of all.
 const BELIEVED: usize = 20;
 /// Rooms looked at to tell whether a new store is in an old world.
@@ -40,9 +40,9 @@ const SAMPLE: usize = 100;
 pub struct Survey {
     /// Portals, with whether their account is in them. Of several rooms of one portal the one its account is in, or the first.
     pub portals: BTreeMap<PortalKey, (OwnedRoomId, bool)>,
-    /// Control rooms.
+    /// Control rooms. Of several the one in which its account has spoken last.
     pub controls: BTreeMap<OwnedUserId, FoundControl>,
-    /// Portals' further rooms, of which nothing is needed.
+    /// Further rooms of portals and accounts, of which nothing is needed.
     pub spare: Vec<(OwnedRoomId, OwnedUserId)>,
     /// Rooms that are neither.
     pub others: usize,
@@ -70,6 +70,7 @@ pub async fn survey(
 ) -> Result<Survey, ActionError> {
     let mut found = Survey::default();
     let mut ranks: BTreeMap<PortalKey, (bool, bool)> = BTreeMap::new();
+    let mut chats: BTreeMap<OwnedUserId, Vec<FoundControl>> = BTreeMap::new();
     for room in rooms {
         let marker = home.marker(&room).await?;
         let control = marker.as_deref().and_then(|marker| marker.strip_prefix("control/"));
@@ -104,12 +105,36 @@ pub async fn survey(
         };
         let encrypted = home.client().state(&room, "m.room.encryption", "").await;
         let encrypted = encrypted.map_err(later)?.is_some();
-        // The bot leaves one control room for another: two are left over from a moment in between.
-        if !encrypted || !found.controls.contains_key(&account) {
-            found.controls.insert(account, FoundControl { room, encrypted, inside });
+        chats.entry(account).or_default().push(FoundControl { room, encrypted, inside });
+    }
+    for (account, chats) in chats {
+        // Two are left over from the moment in which the bot leaves one for another, or each is of a database that was lost.
+        let several = chats.len() > 1;
+        let mut best: Option<((bool, bool, u64), FoundControl)> = None;
+        for chat in chats {
+            let spoke = if several { last_words(home, &chat.room, &account).await? } else { 0 };
+            let rank = (chat.inside, !chat.encrypted, spoke);
+            let (better, worse) = match best.take() {
+                Some(before) if before.0 >= rank => (before, Some(chat)),
+                before => ((rank, chat), before.map(|(_, chat)| chat)),
+            };
+            best = Some(better);
+            found.spare.extend(worse.map(|chat| (chat.room, account.clone())));
         }
+        found.controls.extend(best.map(|(_, chat)| (account, chat)));
     }
     Ok(found)
+}
+
+/// When an account has spoken last in a room, by the homeserver's clock; zero when it never did.
+async fn last_words(
+    home: &Homeserver,
+    room: &RoomId,
+    account: &OwnedUserId,
+) -> Result<u64, ActionError> {
+    let page = home.client().messages_by(account, room, 1, None).await.map_err(later)?;
+    let sent = page.chunk.first().and_then(|event| event.get("origin_server_ts")?.as_u64());
+    Ok(sent.unwrap_or(0))
 }
 
 fn later(error: MatrixError) -> ActionError {
@@ -163,6 +188,10 @@ impl Survey {
             let reason = if *within { Reason::Login } else { Reason::LeftPortal };
             let mut portal = before.unwrap_or_else(|| Portal::found(*within, reason, now));
             portal.open = Wish::found(*within, reason, now);
+            if *within {
+                // Whatever the rows still meant to do on Gitter: it was opened later than they are.
+                portal.member = Wish::found(true, reason, now);
+            }
             (portal.place, portal.joined) = (Place::At(room.clone()), *within);
             t.put_portal(key, &portal)?;
             t.put_relearn(key, Some(since))?;
@@ -353,10 +382,17 @@ async fn said_since(
     'pages: for _ in 0..PAGES {
         let client = bridge.matrix.client();
         let page = client.messages(As::Bot, room, PAGE, from.as_deref()).await?;
-        for event in page.chunk {
-            let Ok(event) = serde_json::from_value::<Incoming>(event) else { continue };
+        let events = page.chunk.into_iter().filter_map(|event| serde_json::from_value(event).ok());
+        let events: Vec<Incoming> = events.collect();
+        let ids: Vec<_> = events.iter().map(|event| event.event_id.clone()).collect();
+        let heard = bridge.state.look(move |t| {
+            ids.iter()
+                .map(|id| Ok(t.seen_at(id)?.is_some()))
+                .collect::<Result<Vec<_>, StoreError>>()
+        });
+        for (event, heard) in events.into_iter().zip(heard.await?) {
             let sent = u64::try_from(event.origin_server_ts).unwrap_or(0);
-            if sent.saturating_add(SKEW_MS) < since.0 {
+            if heard || sent.saturating_add(AHEAD_MS) < since.0 {
                 break 'pages;
             }
             let body = event.content.get("body").and_then(serde_json::Value::as_str);
@@ -399,6 +435,26 @@ mod tests {
     use store::{SealKey, Store};
 
     use super::*;
+
+    #[test]
+    fn a_portal_that_was_opened_since_is_not_left_by_a_command_of_before() {
+        let key: PortalKey = "5f0000000000000000000001/@alice:example.org".parse().expect("a key");
+        let store = Store::in_memory(SealKey::new([7; 32])).expect("in memory");
+        let (room, portal) = (owned_room_id!("!new:example.org"), key.clone());
+        let portals = [(key.clone(), (room, true))].into();
+        let survey = Survey { portals, ..Survey::default() };
+        let adopted = store.write(move |t| {
+            let mut row = Portal::found(true, Reason::Login, Millis(1));
+            row.member.ask(false, Reason::Asked, Millis(2));
+            row.open.ask(false, Reason::Asked, Millis(2));
+            t.put_portal(&portal, &row)?;
+            survey.adopt(t, Millis(3), Millis(4))
+        });
+        adopted.expect("written");
+        let row = store.read(move |t| t.portal(&key)).expect("readable").expect("a portal");
+        assert!(row.open.desired && row.member.desired, "{row:?}");
+        assert!(!row.member.pending(), "{row:?}");
+    }
 
     #[test]
     fn a_chat_that_was_begun_since_takes_the_place_of_the_one_that_the_rows_know() {

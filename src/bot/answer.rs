@@ -546,7 +546,10 @@ pub fn unsent(room: &str, count: usize) -> Answer {
 #[must_use]
 pub fn too_late(said: &str) -> Answer {
     let mut draft = Draft::new();
-    draft.say("“{}” is not on Gitter: I had closed that room when your message came.", &[said]);
+    draft.say(
+        "I had closed the room in which you wrote “{}”, so it went nowhere. Please write it again in the room that is open now.",
+        &[said],
+    );
     draft.answer()
 }
 

@@ -22,6 +22,12 @@ async fn waits_since_before(fixture: &Fixture, texts: &[&str]) {
     fixture.db.change(move |t| t.put_relearn(&key, Some(taken))).await.expect("written");
 }
 
+async fn waiting(fixture: &Fixture) -> Vec<String> {
+    let key = fixture.key.clone();
+    let rows = fixture.db.look(move |t| t.outgoing(&key, 10)).await.expect("readable");
+    rows.into_iter().map(|(_, row)| row.event.to_string()).collect()
+}
+
 async fn until_nothing_waits(fixture: &Fixture) {
     let key = fixture.key.clone();
     let none = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
@@ -130,15 +136,21 @@ fn edit(fixture: &Fixture, id: &str, body: &str) -> Value {
 
 /// The portal learns from a room with these events, the newest first, and then has nothing more to send.
 async fn learn_from(fixture: &Fixture, events: &[Value]) {
+    let taken = Millis(fixture.relay.0.bridge.clock.now().0 - 60_000);
     fixture.holds(events).await;
+    learn_since(fixture, taken).await;
+    until_nothing_waits(fixture).await;
+}
+
+/// The same, from what the homeserver holds; what then waits is due when no call of before can land any more.
+async fn learn_since(fixture: &Fixture, taken: Millis) {
     fixture.agreeable().await;
-    let (key, taken) = (fixture.key.clone(), Millis(fixture.relay.0.bridge.clock.now().0 - 60_000));
+    let key = fixture.key.clone();
     fixture.db.change(move |t| t.put_relearn(&key, Some(taken))).await.expect("written");
     fixture.relay.catch_up(&fixture.key);
     let key = fixture.key.clone();
     let learned = move |t: &ReadTxn| Ok(t.relearn_since(&key)?.is_none().then_some(()));
     fixture.until("the lesson", learned).await;
-    until_nothing_waits(fixture).await;
 }
 
 #[tokio::test]
@@ -200,4 +212,34 @@ async fn of_what_was_deleted_before_it_could_be_learned_its_sender_is_told_that_
     let Say::Fate(fate) = notice.say else { panic!("{notice:?}") };
     assert!(matches!(fate.news, News::Failed(Failure::Unsure, _)), "{fate:?}");
     assert_eq!(fate.event, "$said:example.org");
+}
+
+#[tokio::test]
+async fn what_was_said_last_before_a_store_was_lost_is_sent_though_nothing_before_it_was() {
+    let fixture = Fixture::new().await;
+    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
+    let events = [
+        hers(&fixture, "$second:example.org", "m.room.message", &second),
+        hers(&fixture, "$first:example.org", "m.room.message", &first),
+    ];
+    fixture.holds(&events).await;
+    learn_since(&fixture, Millis(0)).await;
+    assert_eq!(waiting(&fixture).await, ["$first:example.org", "$second:example.org"]);
+}
+
+#[tokio::test]
+async fn a_backup_may_be_older_than_the_clock_said_that_dated_it() {
+    let fixture = Fixture::new().await;
+    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
+    let older = hers(&fixture, "$first:example.org", "m.room.message", &first);
+    let newer = hers(&fixture, "$second:example.org", "m.room.message", &second);
+    let page = |content: Value| ResponseTemplate::new(200).set_body_json(content);
+    let messages = || Mock::given(method("GET")).and(path_regex("messages$"));
+    let last = page(json!({"chunk": [older]}));
+    messages().and(query_param("from", "p2")).respond_with(last).mount(&fixture.home).await;
+    let newest = page(json!({"chunk": [newer], "end": "p2"}));
+    messages().respond_with(newest).mount(&fixture.home).await;
+    let taken = Millis(fixture.relay.0.bridge.clock.now().0 + 7_200_000);
+    learn_since(&fixture, taken).await;
+    assert_eq!(waiting(&fixture).await, ["$first:example.org", "$second:example.org"]);
 }

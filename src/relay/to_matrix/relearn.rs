@@ -23,6 +23,7 @@ use crate::{
     gitter::{Caller, Message, Page},
     intake::{message::meaning, time_of},
     matrix::As,
+    recover::AHEAD_MS,
     relay::{
         echo,
         fate::{self, STATUS},
@@ -219,7 +220,7 @@ impl Relay {
             // Ghosts' events may bear the time of an old message.
             let old = chunk.iter().any(|event| {
                 let sent = u64::try_from(event.origin_server_ts).unwrap_or(0);
-                !self.0.home.is_ghost(&event.sender) && sent.saturating_add(SKEW_MS) < since.0
+                !self.0.home.is_ghost(&event.sender) && sent.saturating_add(AHEAD_MS) < since.0
             });
             events.extend(chunk);
             from = page.end;
@@ -457,12 +458,12 @@ impl Lesson<'_, '_> {
                 continue;
             }
             let over = carried || answered.contains(&heard.event);
-            // Of a lost store: the last words, when those before them were carried.
-            let last = newest.is_some_and(|newest| index > newest)
+            // Of a lost store: the last words, after those that were carried.
+            let last = newest.is_none_or(|newest| index > newest)
                 && self.now.0.saturating_sub(heard.sent.0) < FORGOTTEN_MS
                 && matches!(heard.meant, Payload::Say { .. });
             if !over && self.since.0 == 0 && !last {
-                // Of a room that was made just now, the homeserver has yet to send it.
+                // The homeserver may have yet to send it.
                 continue;
             }
             if self.t.mark_seen(&heard.event, self.now)? && !over {
