@@ -17,6 +17,10 @@ use simulation::{
     outages,
 };
 
+/// An eighth of the time, as each schedule is one thread's many small things.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the bridge through schedules of faults, each made from a seed.
 #[derive(Debug, Parser)]
 struct Arguments {
