@@ -17,7 +17,7 @@ use crate::{
     history::History,
     judge::{self, Case},
     life::{self, Cradle, DOMAIN, GITTER_HOST, Life, RESYNC},
-    net::{Net, Outage, Side},
+    net::{Net, Outage, Side, Trouble},
     people::People,
     time::{BEGIN, Time},
 };
@@ -26,6 +26,8 @@ use crate::{
 pub const CALM: Duration = RESYNC.saturating_mul(8);
 /// Rest that lasts: longer than a resync with its jitter.
 pub(crate) const REST: Duration = Duration::from_secs(720);
+/// Within so much time after the last fault the live connections are back.
+const LISTENING: Duration = Duration::from_secs(150);
 /// Within so much time it is seen who has left a room on Gitter.
 const MEMBERS: Duration = Duration::from_secs(4200);
 /// Calls a minute that Gitter allows an account.
@@ -192,7 +194,8 @@ async fn schedule(seed: u64) -> Report {
         disk: Disk::new(),
         lives: 0,
         backups: Vec::new(),
-        restored: false,
+        restores: Vec::new(),
+        lost: None,
         outages: Vec::new(),
         full: false,
         flaws,
@@ -215,6 +218,7 @@ enum Blow {
     HomeserverRestart,
     GitterRestart,
     Restore,
+    Lose,
 }
 
 struct Director {
@@ -231,8 +235,10 @@ struct Director {
     lives: u64,
     /// Copies of the database file, and when they were made by the bridge's clock.
     backups: Vec<(Vec<u8>, Millis)>,
-    /// A backup was put in place of the database.
-    restored: bool,
+    /// When another database was put in place: a backup, or one made anew.
+    restores: Vec<u64>,
+    /// When the database was lost for the last time.
+    lost: Option<u64>,
     /// From when to when a side was away.
     outages: Vec<(u64, u64)>,
     /// The disk takes no more.
@@ -299,7 +305,9 @@ impl Director {
             home: &self.home.world(),
             gitter: &self.gitter,
             life,
-            restored: self.restored,
+            restored: !self.restores.is_empty(),
+            restores: &self.restores,
+            lost: self.lost,
             flaws: self.flaws,
             last,
             outages: &self.outages,
@@ -310,18 +318,23 @@ impl Director {
     /// Waits until nothing changes any more, for no longer than `at_most`; then until that has lasted.
     async fn calm(&mut self, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
-        let now = |net: &Net| (Instant::now(), net.changes(), net.looks());
-        let mut since = now(&self.net);
+        let now = |net: &Net| (Instant::now(), net.changes());
+        let (mut since, mut looks) = (now(&self.net), None);
         loop {
             sleep(Duration::from_secs(10)).await;
             self.look();
             // What it has lost sight of it may keep for ever; the longest pause between its repeats is shorter than the rest.
             let waiting = !self.flaws && self.home.world().unpushed() > 0;
             if waiting || self.net.changes() != since.1 {
-                since = now(&self.net);
+                (since, looks) = (now(&self.net), None);
+            }
+            // Before that Gitter's rooms are polled.
+            if since.0.elapsed() >= LISTENING {
+                looks.get_or_insert_with(|| self.net.looks());
             }
             if since.0.elapsed() >= REST {
-                let (looks, most) = (self.net.looks() - since.2, LOOKS * self.things());
+                let looks = self.net.looks() - looks.unwrap_or_default();
+                let most = LOOKS * self.things();
                 if looks > most {
                     self.history.violation(format!(
                         "{looks} times something was looked at while nothing happened, not {most}"
@@ -373,8 +386,10 @@ impl Director {
         let pace: u64 = [300, 2_000, 10_000, 40_000][self.rng.random_range(0..4)];
         let blows: u64 = [10, 30, 120, 600][self.rng.random_range(0..4)];
         let mut blow_at = Instant::now();
+        // Short schedules find what goes wrong at one moment sooner; long ones, what takes several troubles.
+        let most = [10, 30, 90, 300][self.rng.random_range(0..4)];
         let mut acts = 0;
-        while Instant::now() < end && acts < 400 {
+        while Instant::now() < end && acts < most {
             let pause = Duration::from_millis(self.rng.random_range(0..2 * pace));
             sleep_until((Instant::now() + pause).min(end)).await;
             self.people.step();
@@ -457,6 +472,7 @@ impl Director {
             (Blow::HomeserverRestart, 4),
             (Blow::GitterRestart, 3),
             (Blow::Restore, 4),
+            (Blow::Lose, 2),
         ];
         let total: i32 = kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.rng.random_range(0..total);
@@ -522,6 +538,7 @@ impl Director {
                 self.gitter.set_down(false);
             }
             Blow::Restore => self.restore().await,
+            Blow::Lose => self.lose().await,
         }
         if self.rng.random_bool(0.1)
             && let Some(life) = self.life.as_ref().filter(|life| !life.is_broken())
@@ -559,6 +576,13 @@ impl Director {
     fn trouble(&mut self) {
         let share = [0, 20, 100, 400][self.rng.random_range(0..4)];
         let side = [Side::Homeserver, Side::Gitter, Side::Bridge][self.rng.random_range(0..3)];
+        if self.rng.random_bool(0.15) {
+            let troubles = [Trouble::Status(500), Trouble::Status(503), Trouble::ResetAfter];
+            let trouble = troubles[self.rng.random_range(0..3)];
+            self.history.fault("changes fail", format!("at the {side:?}: {trouble:?}"));
+            self.net.set_paralysis(side, trouble);
+            return;
+        }
         self.history.note(format!("{share} of 1000 requests to the {side:?} go wrong now"));
         self.net.set_trouble(side, share);
     }
@@ -609,8 +633,49 @@ impl Director {
             Ok(disk) => self.disk = disk,
             Err(error) => self.history.violation(format!("backup {n} can't be restored: {error}")),
         }
-        self.restored = true;
+        self.restores.push(self.time.now());
         self.birth();
+    }
+
+    /// The database is gone. A new one is made of what the rooms say, or the bridge begins with none.
+    async fn lose(&mut self) {
+        let rebuilt = self.rng.random_bool(0.7);
+        let kind = if rebuilt { "database lost, and rebuilt" } else { "database lost" };
+        self.history.fault(kind, "");
+        if let Some(life) = self.life.take() {
+            if self.rng.random_bool(0.5) {
+                life.stop().await;
+            } else {
+                life.die("with its database");
+            }
+        }
+        self.net.set_life(None);
+        self.lost = Some(self.time.now());
+        self.restores.push(self.time.now());
+        self.disk = if rebuilt { self.rebuild().await } else { Disk::new() };
+        self.birth();
+        self.people.lose_logins(!rebuilt);
+        // They are asked to log in again; most do.
+        if self.rng.random_bool(0.8) {
+            for _ in 0..40 {
+                self.people.settle_in();
+                sleep(Duration::from_millis(self.rng.random_range(200..3000))).await;
+                self.care().await;
+            }
+        }
+    }
+
+    async fn rebuild(&mut self) -> Disk {
+        loop {
+            match life::rebuild(&self.cradle, self.rng.random()).await {
+                Ok(disk) => return disk,
+                Err(error) => self.history.note(format!("no new database: {error:#}")),
+            }
+            // It is told why, and somebody sees to it.
+            self.net.set_trouble(Side::Homeserver, 0);
+            sleep(Duration::from_secs(10)).await;
+            self.people.step();
+        }
     }
 
     fn report(&self, seed: u64, calmed: Duration) -> Report {

@@ -37,6 +37,10 @@ pub struct Case<'a> {
     pub life: &'a Life,
     /// The bridge has forgotten what came after a backup: who has left a room since may be let in again.
     pub restored: bool,
+    /// When that was done.
+    pub restores: &'a [u64],
+    /// When the bridge's rows were lost, all of them: of what was said before nobody knows whether it still has to be done.
+    pub lost: Option<u64>,
     /// The homeserver has lost sight of events. What it did not tell was read from the rooms, later than what was said after it; of
     /// an invite nobody knows who is not in the room.
     pub flaws: bool,
@@ -100,8 +104,8 @@ pub fn judge(case: &Case<'_>) {
         }
     };
     let rooms = case.home.rooms();
-    one_portal_each(case, &rooms);
-    no_strangers(case, &rooms);
+    one_portal_each(case, &rows, &rooms);
+    no_strangers(case, &rows, &rooms);
     as_wished(case, &rows, &rooms);
     as_said(case, &rows, &rooms);
     asked_back(case, &rooms);
@@ -121,7 +125,7 @@ pub fn judge(case: &Case<'_>) {
 }
 
 /// At most one portal for each account and Gitter room, now and at every time.
-fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
+fn one_portal_each(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     let mut by_key: BTreeMap<PortalKey, Vec<&RoomView>> = BTreeMap::new();
     for room in rooms {
         if let Some(key) = portal_of(room) {
@@ -131,7 +135,7 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
     for (key, rooms) in by_key {
         let with_bot: Vec<_> =
             rooms.iter().filter(|room| has_bot(room)).map(|room| room.id.as_str()).collect();
-        if with_bot.len() > 1 {
+        if with_bot.len() > 1 && !is_forgotten(case, rows, &key) {
             case.history.violation(format!("{key} has {} rooms: {with_bot:?}", with_bot.len()));
         }
         // The account in two of them at the same time. Out of some the bot can't throw it.
@@ -173,9 +177,12 @@ fn one_portal_each(case: &Case<'_>, rooms: &[RoomView]) {
 }
 
 /// Nobody but the account, the bot and ghosts is in a portal.
-fn no_strangers(case: &Case<'_>, rooms: &[RoomView]) {
+fn no_strangers(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     for room in rooms {
         let Some(key) = portal_of(room) else { continue };
+        if is_forgotten(case, rows, &key) {
+            continue;
+        }
         // Nobody looks after a room any more that the bot has left to its account.
         if !has_bot(room) && is_kept(case, room, key.account.as_str()) {
             continue;
@@ -188,6 +195,11 @@ fn no_strangers(case: &Case<'_>, rooms: &[RoomView]) {
             }
         }
     }
+}
+
+/// Whether a lost database knew a portal that is not known again before its account logs in.
+fn is_forgotten(case: &Case<'_>, rows: &Rows, key: &PortalKey) -> bool {
+    case.lost.is_some() && rows.portals.iter().all(|(portal, _)| portal != key)
 }
 
 /// What the rows want is what is.
@@ -455,7 +467,7 @@ impl Elsewhere {
             let all = rest.and_then(|rest| rest.split_once(" may not have "));
             let mut words = said.edits.iter().chain([&said.text]);
             let named =
-                body.contains("had closed that room") && words.any(|word| body.contains(word));
+                body.contains("had closed the room") && words.any(|word| body.contains(word));
             named || all.is_some_and(|(name, _)| here(name))
         };
         if self.deaf.contains(account) || words.clone().any(|(_, (.., body))| of_this(body)) {
@@ -527,9 +539,19 @@ fn as_asked(case: &Case<'_>) {
         let events = case.home.events(chat);
         let is_text = |e: &&Event| e.kind == "m.room.message";
         let asked = events.iter().filter(is_text).rev().find(|e| e.sender == account.person.id());
+        let asked = asked.filter(|asked| case.lost.is_none_or(|lost| asked.came >= lost));
         let answered = events.iter().filter(is_text).rev().find(|e| e.sender == bot());
+        // Or where they talk now, with its words, when the bot had left this chat for another.
+        let again = |asked: &Event| {
+            let quoted = format!("“{}”", asked.text("body"));
+            let here = |room: &&RoomView| room.members.contains_key(account.person.id());
+            let events = rooms.iter().filter(here).flat_map(|room| case.home.events(&room.id));
+            let mut events = events.filter(|e| e.sender == bot() && e.came >= asked.came);
+            events.any(|e| e.text("body").contains(&quoted))
+        };
         if let Some(asked) = asked
             && answered.is_none_or(|answered| answered.came < asked.came)
+            && !again(asked)
         {
             case.history.violation(format!(
                 "{} said {:?} in {chat}, and had no answer",
@@ -540,11 +562,14 @@ fn as_asked(case: &Case<'_>) {
     }
 }
 
+/// Where something is in a Gitter room, when it came there, and its words.
+type Placed<'a> = (usize, u64, &'a str);
+
 /// Everything said in a portal is on Gitter once, in order, or its sender was told.
 fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     let history = case.history;
     // In each of its rooms: of one that was replaced the homeserver may tell later.
-    let mut order: BTreeMap<(&PortalKey, &str), Vec<(usize, &str)>> = BTreeMap::new();
+    let mut order: BTreeMap<(&PortalKey, &str), Vec<Placed<'_>>> = BTreeMap::new();
     let mut elsewhere = Elsewhere::new(case, rows, rooms);
     for room in &case.people.rooms {
         let messages = case.gitter.messages(&room.id);
@@ -563,7 +588,8 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
                 && said.edits.is_empty()
             {
                 let from = (&said.portal, said.room.as_str());
-                order.entry(from).or_default().push((place, &said.text));
+                let sent = ms_of(&messages[place].sent);
+                order.entry(from).or_default().push((place, sent, &said.text));
             }
             let end = said.end.as_ref().filter(|_| said.edits.is_empty());
             let newest = said.edits.last().or(end).unwrap_or(&said.text);
@@ -571,7 +597,10 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
         }
     }
     for ((portal, _), places) in order {
-        let sorted = places.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        // Of what was not carried, its author was about to be told why: a bridge that has forgotten that carries it, later.
+        let forgot = |early: u64, late: u64| case.restores.iter().any(|r| early < *r && *r <= late);
+        let sorted =
+            places.windows(2).all(|pair| pair[0].0 < pair[1].0 || forgot(pair[1].1, pair[0].1));
         if !sorted && !case.flaws {
             history.violation(format!("out of order on Gitter, from {portal}: {places:?}"));
         }
@@ -615,6 +644,9 @@ fn arrived(
         && !has_bot(room)
         && newest.is_some_and(|event| case.people.heard(&event.id).is_none())
     {
+        return;
+    }
+    if newest.is_some_and(|event| case.lost.is_some_and(|lost| event.came < lost)) {
         return;
     }
     let closed = case.people.words().iter().any(|asked| {

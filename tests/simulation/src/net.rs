@@ -131,6 +131,8 @@ struct State {
     trouble: [u32; 3],
     /// What goes wrong then; `None` for anything.
     only: [Option<Trouble>; 3],
+    /// It goes wrong only with what would change something.
+    looks_well: [bool; 3],
     outage: [Option<Outage>; 3],
     life: Option<Life>,
     /// Calls of the bridge that changed something or tried to, by side.
@@ -163,6 +165,7 @@ impl Net {
             rng: StdRng::seed_from_u64(seed),
             trouble: [0; 3],
             only: [None; 3],
+            looks_well: [false; 3],
             outage: [None; 3],
             life: None,
             changes: [0; 3],
@@ -192,13 +195,23 @@ impl Net {
 
     /// Share of requests to a side that go wrong, in thousandths.
     pub fn set_trouble(&self, side: Side, thousandths: u32) {
-        self.lock().trouble[side as usize] = thousandths;
+        let mut state = self.lock();
+        let n = side as usize;
+        (state.trouble[n], state.only[n], state.looks_well[n]) = (thousandths, None, false);
     }
 
     /// As [`Self::set_trouble`], with the same trouble each time.
     pub fn set_plague(&self, side: Side, trouble: Trouble, thousandths: u32) {
         let mut state = self.lock();
-        (state.trouble[side as usize], state.only[side as usize]) = (thousandths, Some(trouble));
+        let n = side as usize;
+        (state.trouble[n], state.only[n], state.looks_well[n]) =
+            (thousandths, Some(trouble), false);
+    }
+
+    /// From now on a side can be asked for anything, and each call that would change something meets with this.
+    pub fn set_paralysis(&self, side: Side, trouble: Trouble) {
+        self.set_plague(side, trouble, 1000);
+        self.lock().looks_well[side as usize] = true;
     }
 
     /// Begins or ends an outage of a side.
@@ -210,6 +223,7 @@ impl Net {
     pub fn heal(&self) {
         let mut state = self.lock();
         (state.trouble, state.only, state.outage) = ([0; 3], [None; 3], [None; 3]);
+        state.looks_well = [false; 3];
     }
 
     /// How many calls of the bridge so far were to change something.
@@ -261,6 +275,9 @@ impl Net {
     fn draw(&self, side: Side, method: &Method) -> Option<Trouble> {
         let mut state = self.lock();
         let thousandths = state.trouble[side as usize];
+        if state.looks_well[side as usize] && *method == Method::GET {
+            return None;
+        }
         if state.rng.random_range(0..1000) >= thousandths {
             return None;
         }

@@ -382,6 +382,8 @@ impl Ward {
             gitter,
             life,
             restored,
+            restores: &[],
+            lost: None,
             flaws: false,
             last: None,
             outages: &[],
