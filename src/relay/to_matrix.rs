@@ -50,7 +50,7 @@ enum Failed {
 }
 
 /// Homeservers know transaction ids for a day.
-const FORGETS: Duration = Duration::from_secs(12 * 3600);
+pub(super) const FORGETS: Duration = Duration::from_secs(12 * 3600);
 /// How soon to look again whether a portal has followed.
 const FOLLOWS: Duration = Duration::from_secs(1);
 

@@ -21,6 +21,7 @@ use url::Url;
 use super::{
     Relay, Turn,
     fate::{self, Telling},
+    to_matrix::FORGETS,
     txn_id,
 };
 use crate::{
@@ -35,6 +36,11 @@ use crate::{
 
 /// So many words wait for an account without a control room; of more, the oldest go.
 const SAVED: usize = 100;
+
+/// Which of the bot's words a message is: its transaction, which the homeserver forgets.
+const WORD: &str = "im.gitter.word";
+/// Events a page, and pages, in which words are looked for that may have been said.
+const LOOKED_AT: (u16, usize) = (50, 3);
 
 /// What turns told things into words: where to log in, where files are.
 #[derive(Debug, Clone)]
@@ -270,8 +276,16 @@ impl Relay {
         let client = self.0.home.client();
         match utterance {
             Utterance::Say(content) => {
-                let kind = "m.room.message";
-                client.send(As::Bot, room, kind, &txn(kind), content, None).await.map(Some)
+                let (kind, txn) = ("m.room.message", txn("m.room.message"));
+                let age = self.0.bridge.clock.now().since(notice.at);
+                if age >= FORGETS
+                    && let Some(said) = self.find_word(room, &txn).await?
+                {
+                    return Ok(Some(said));
+                }
+                let mut content = content.clone();
+                content[WORD] = txn.as_str().into();
+                client.send(As::Bot, room, kind, &txn, &content, None).await.map(Some)
             }
             Utterance::Mark(content) => {
                 let kind = fate::STATUS;
@@ -287,6 +301,27 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Words that a run said which was killed before it could note that, longer ago than the homeserver remembers the transaction.
+    async fn find_word(
+        &self,
+        room: &OwnedRoomId,
+        txn: &str,
+    ) -> Result<Option<OwnedEventId>, MatrixError> {
+        let (client, mut from) = (self.0.home.client(), None::<String>);
+        for _ in 0..LOOKED_AT.1 {
+            let page = client.messages_by(client.bot(), room, LOOKED_AT.0, from.as_deref()).await?;
+            let is_it = |event: &&Value| event["content"][WORD] == *txn;
+            if let Some(event) = page.chunk.iter().find(is_it) {
+                return Ok(event["event_id"].as_str().and_then(|id| id.try_into().ok()));
+            }
+            from = page.end;
+            if from.is_none() {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// The words are no longer to be said; of words about the fate of an event, it is kept which event they are.

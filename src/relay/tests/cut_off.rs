@@ -1,6 +1,7 @@
 //! Sendings whose end nobody heard: what becomes of them once it can be told.
 
 use gitter_sim::SimClock;
+use reconcile::model::Fate;
 
 use super::*;
 
@@ -235,4 +236,31 @@ async fn a_repeated_call_that_is_cut_off_may_land_as_long_as_a_first_one() {
         Ok(attempt.filter(|attempt| attempt.at >= now))
     };
     fixture.until("the beginning of the second call", begun).await;
+}
+
+#[tokio::test]
+async fn words_said_longer_ago_than_the_homeserver_remembers_are_not_said_again() {
+    let fixture = Fixture::new().await;
+    let fate = |event: &str| Fate {
+        event: event.try_into().expect("a valid id"),
+        news: News::Failed(Failure::Gone, "there is no such room".to_owned()),
+        instead: None,
+    };
+    let word = fate::txn("m.room.message", &portal_room(), &fate("$old:example.org"));
+    let said = json!({
+        "type": "m.room.message", "event_id": "$said:example.org", "room_id": portal_room(),
+        "sender": "@gitter:example.org", "origin_server_ts": 1,
+        "content": {"msgtype": "m.notice", "body": "before", "im.gitter.word": word},
+    });
+    fixture.holds(&[said]).await;
+    fixture.agreeable().await;
+    let to = Target::Room(portal_room());
+    for event in ["$old:example.org", "$new:example.org"] {
+        let notice = Notice { to: to.clone(), say: Say::Fate(fate(event)), at: Millis(1) };
+        fixture.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+    }
+    fixture.relay.poke_words(to);
+    fixture.until("nothing left", |t| Ok(t.notices_waiting()?.is_empty().then_some(()))).await;
+    let sent = fixture.sent_to(&portal_room()).await;
+    assert_eq!(sent.iter().filter(|body| !body.is_empty()).count(), 1, "{sent:?}");
 }
