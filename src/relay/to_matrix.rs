@@ -151,8 +151,14 @@ impl Relay {
             self.0.inbox.look_again(key, self.0.bridge.clock.now(), FORGETS);
             // Before each message: what was missed goes before what came since.
             if let Some(look) = self.0.inbox.take_stale(key) {
+                // Before the room is looked at, which may have to wait for a login to be followed where it was upgraded to.
+                let Some(caller) = self.0.gitter.caller(&key.account).await? else {
+                    self.0.inbox.with(key, |waiting| waiting.stale = true);
+                    // The next login wakes this lane.
+                    return Ok(Turn::Blocked);
+                };
                 let paged = match self.unless_replaced(&lane).await {
-                    Ok(()) => self.page_in(&lane, look).await,
+                    Ok(()) => self.page_in(&lane, &caller, look).await,
                     Err(error) => Err(error),
                 };
                 match paged {
@@ -174,12 +180,7 @@ impl Relay {
                         self.0.inbox.with(key, |waiting| waiting.stale = true);
                         return Err(error);
                     }
-                    Ok(true) => {}
-                    Ok(false) => {
-                        self.0.inbox.with(key, |waiting| waiting.stale = true);
-                        // The next login wakes this lane.
-                        return Ok(Turn::Blocked);
-                    }
+                    Ok(()) => {}
                 }
                 continue;
             }

@@ -41,41 +41,42 @@ struct Gone {
 }
 
 impl Relay {
-    /// Puts into the queue what the room holds and the portal has not seen, or the first of it; false when the account is not
-    /// logged in.
-    pub(super) async fn page_in(&self, lane: &Lane, look: Look) -> Result<bool, Failed> {
-        let Some(caller) = self.0.gitter.caller(&lane.key.account).await? else {
-            return Ok(false);
-        };
+    /// Puts into the queue what the room holds and the portal has not seen, or the first of it.
+    pub(super) async fn page_in(
+        &self,
+        lane: &Lane,
+        caller: &Caller,
+        look: Look,
+    ) -> Result<(), Failed> {
         let room = lane.key.room.as_str();
         if lane.relearns {
-            self.relearn(lane, &caller).await?;
+            self.relearn(lane, caller).await?;
         } else if let Some(cursor) = &lane.cursor
             && self.0.inbox.with(&lane.key, |waiting| waiting.linked != waiting.opened)
         {
-            self.link_shown(lane, &caller, &cursor.begin).await?;
+            self.link_shown(lane, caller, &cursor.begin).await?;
         }
         self.0.inbox.with(&lane.key, |waiting| waiting.linked = waiting.opened);
-        let mut cursor = self.cursor(lane, &caller).await?;
+        let mut cursor = self.cursor(lane, caller).await?;
         let queued = self.0.inbox.queued(&lane.key);
         let mut gone = Gone { left: DELETIONS, found: false, queued };
         let newest = caller.account.messages(room, Page::Newest(PAGE)).await?;
         if look == Look::Back
             && cursor.gap.is_none()
-            && let Some(gap) = self.gap(lane, &caller, &cursor, &newest).await?
+            && let Some(gap) = self.gap(lane, caller, &cursor, &newest).await?
         {
             cursor = self.pass_over(lane, cursor, gap).await?;
         }
         if let Some(gap) = cursor.gap.take() {
-            self.look_before(lane, &caller, &cursor, &gap, &mut gone).await?;
+            self.look_before(lane, caller, &cursor, &gap, &mut gone).await?;
             self.tell_of(lane, &gap).await?;
         }
         let all = newest.len() < PAGE;
         let first = id_of(newest.first()).filter(|_| !all).map(|first| first.before());
         let range = (first.unwrap_or(MessageId::first_of(Millis(0))), None);
-        self.queue_deleted(lane, &caller, range, &newest, &mut gone).await?;
+        self.queue_deleted(lane, caller, range, &newest, &mut gone).await?;
         let (Some(oldest), Some(last)) = (id_of(newest.first()), id_of(newest.last())) else {
-            return Ok(true);
+            return Ok(());
         };
         // Ids of one second are in no order, and Gitter's servers need not agree on the second.
         let back = ID_SKEW_MS + if look == Look::Back { EDITABLE_MS } else { 0 };
@@ -86,11 +87,11 @@ impl Relay {
             let page = caller.account.messages(room, Page::After(from.as_str(), PAGE)).await?;
             let Some(end) = id_of(page.last()).filter(|end| *end > from) else { break };
             let range = (std::mem::replace(&mut from, end.clone()), Some(end));
-            self.queue_deleted(lane, &caller, range, &page, &mut gone).await?;
+            self.queue_deleted(lane, caller, range, &page, &mut gone).await?;
             missing += self.queue_missing(lane, &cursor, page).await?;
             if missing >= PAGE {
                 self.0.inbox.cut(&lane.key, &from, from < cursor.last);
-                return Ok(true);
+                return Ok(());
             }
         }
         missing += self.queue_missing(lane, &cursor, newest).await?;
@@ -100,7 +101,7 @@ impl Relay {
             let row = Cursor { last, ..cursor };
             self.0.db.change(move |t| t.put_cursor(&key, &row)).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What is passed over because more was said since the cursor than is caught up with, and where the portal goes on. Counted
