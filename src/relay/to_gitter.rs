@@ -1,6 +1,6 @@
 //! Matrix → Gitter: the outbox of a portal, in order, with the owner's own token.
 
-mod amend;
+pub(super) mod amend;
 
 use std::time::Duration;
 

@@ -243,3 +243,26 @@ async fn a_backup_may_be_older_than_the_clock_said_that_dated_it() {
     learn_since(&fixture, taken).await;
     assert_eq!(waiting(&fixture).await, ["$first:example.org", "$second:example.org"]);
 }
+
+#[tokio::test]
+async fn a_late_edit_that_was_edited_once_more_is_known_again() {
+    let fixture = Fixture::new().await;
+    let pointing = ":point_up: [Edit](http://gitter.test/acme/rockets?at=1): newest";
+    for text in ["old", pointing] {
+        fixture.sim.world().post("alice", "acme/rockets", text);
+    }
+    let text = json!({"msgtype": "m.text", "body": "old"});
+    let mut last = edit(&fixture, "$third:example.org", "newest");
+    // The message that it changes was said long before.
+    last["origin_server_ts"] = json!(fixture.relay.0.bridge.clock.now().0 + 600_000);
+    let events = [
+        last,
+        edit(&fixture, "$second:example.org", "newer"),
+        hers(&fixture, "$said:example.org", "m.room.message", &text),
+    ];
+    learn_from(&fixture, &events).await;
+    assert_eq!(on_gitter(&fixture), ["old", pointing]);
+    let links = fixture.db.look(|t| t.links_of_event(ruma::event_id!("$said:example.org"))).await;
+    let parts: Vec<u32> = links.expect("readable").iter().map(|link| link.part).collect();
+    assert_eq!(parts, [0, 1000], "and is what a further edit changes");
+}

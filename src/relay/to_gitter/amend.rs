@@ -23,7 +23,7 @@ const LONGEST: usize = 4096;
 /// Messages older than this can't be changed on Gitter; its 600 s, less what clocks may differ.
 const EDITABLE: Duration = Duration::from_secs(590);
 /// Parts of an event from this number on, and its multiples, are those of an edit that came too late.
-const LATE: u32 = 1_000;
+pub(in crate::relay) const LATE: u32 = 1_000;
 /// How much of an answered message is quoted, in characters and lines.
 const QUOTED: (usize, usize) = (200, 3);
 

@@ -27,6 +27,7 @@ use crate::{
     relay::{
         echo,
         fate::{self, STATUS},
+        to_gitter::amend::LATE,
     },
     settings::LONGEST_MEDIA_LINK,
     telemetry::Chain,
@@ -325,7 +326,11 @@ impl Heard {
                 let later = edits.get(&self.event).cloned().unwrap_or_default();
                 ([vec![parts.clone()], later].concat(), false)
             }
-            Payload::Edit { parts, .. } => (vec![parts.clone()], true),
+            // Late edits of one event are one message, which reads as the newest.
+            Payload::Edit { of, parts, .. } => {
+                let others = edits.get(of).cloned().unwrap_or_default();
+                ([vec![parts.clone()], others].concat(), true)
+            }
             Payload::Delete { .. } => (Vec::new(), false),
         };
         let left = |parts: Vec<String>| parts.into_iter().skip(self.done as usize).collect();
@@ -546,16 +551,17 @@ impl Lesson<'_, '_> {
         said: &Said,
         messages: &[&Found],
     ) -> Result<bool, StoreError> {
-        let (adds_to, first) = match &heard.meant {
-            Payload::Say { parts, adds_to, .. } => (adds_to.as_ref(), parts.first()),
-            Payload::Edit { .. } | Payload::Delete { .. } => (None, None),
+        let (event, from) = match &heard.meant {
+            Payload::Say { adds_to: Some(to), .. } => (&to.event, to.part),
+            Payload::Edit { of, .. } => (of, (self.newest_links(of)?.0 + 1) * LATE),
+            Payload::Say { .. } | Payload::Delete { .. } => (&heard.event, 0),
         };
-        let (event, from) = adds_to.map_or((&heard.event, 0), |to| (&to.event, to.part));
         let done = heard.done as usize;
         for (part, message) in (done..).zip(messages) {
-            // A quote above an answer is none of the event's own words.
-            let lead = first.filter(|_| part == 0);
-            let lead = lead.and_then(|own| message.text.strip_suffix(own.as_str()));
+            // A quote above an answer, or what an edit points at, is none of the event's own words.
+            let own = said.reads(part - done, &message.text).filter(|_| part == 0);
+            let own = own.and_then(|version| version.first());
+            let lead = own.and_then(|own| message.text.strip_suffix(own.as_str()));
             let link = Link {
                 portal: self.key.clone(),
                 message: message.id.clone(),
@@ -593,10 +599,21 @@ impl Lesson<'_, '_> {
 
     /// Whether the messages that an event is read like this.
     fn reads(&self, event: &ruma::EventId, parts: &[String]) -> Result<bool, StoreError> {
-        let mut links = self.t.links_of_event(event)?;
-        links.retain(|link| link.portal == *self.key && !link.gone);
-        let same = |(link, part): (&Link, &String)| link.digest == digest(part);
+        let (_, links) = self.newest_links(event)?;
+        let same = |(link, part): (&Link, &String)| {
+            link.digest == digest(part) || link.digest == digest(&format!("{}{part}", link.lead))
+        };
         Ok(links.len() == parts.len() && links.iter().zip(parts).all(same))
+    }
+
+    /// The messages that an event is now, or those of its newest late edit: that is the how manieth, and these are they.
+    fn newest_links(&self, event: &ruma::EventId) -> Result<(u32, Vec<Link>), StoreError> {
+        let mut links = self.t.links_of_event(event)?;
+        links.retain(|link| link.portal == *self.key);
+        let newest = links.iter().map(|link| link.part / LATE).max().unwrap_or(0);
+        links.retain(|link| !link.gone && link.part / LATE == newest);
+        links.sort_by_key(|link| link.part);
+        Ok((newest, links))
     }
 
     /// From where on the Gitter room is compared with the portal.
@@ -621,7 +638,8 @@ impl Lesson<'_, '_> {
         let Some(oldest) = oldest else { return Ok(()) };
         let begin = match (&before, whole) {
             (Some(before), true) => before.begin.clone(),
-            (None, true) => MessageId::first_of(oldest),
+            // By a clock that may be ahead of Gitter's.
+            (None, true) => MessageId::first_of(Millis(oldest.0.saturating_sub(SKEW_MS))),
             // What is older was carried, as far as anybody can tell: it must not look new.
             (_, false) => {
                 let cut = MessageId::first_of(Millis(oldest.0.saturating_add(SKEW_MS)));
