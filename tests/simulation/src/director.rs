@@ -262,6 +262,7 @@ impl Director {
         self.net.heal();
         self.gitter.set_down(false);
         self.gitter.stall(false);
+        self.gitter.lose_next_frames(0);
         self.home.world().start();
         if self.life.as_ref().is_none_or(Life::is_dead) {
             self.birth();

@@ -564,14 +564,14 @@ fn as_asked(case: &Case<'_>) {
     }
 }
 
-/// Where something is in a Gitter room, when it came there, and its words.
-type Placed<'a> = (usize, u64, &'a str);
+/// Where something is in a Gitter room, and when it came there.
+type Placed = (usize, u64);
 
 /// Everything said in a portal is on Gitter once, in order, or its sender was told.
 fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     let history = case.history;
     // In each of its rooms: of one that was replaced the homeserver may tell later.
-    let mut order: BTreeMap<(&PortalKey, &str), Vec<Placed<'_>>> = BTreeMap::new();
+    let mut order: BTreeMap<(&PortalKey, &str), Vec<(&Said, Placed)>> = BTreeMap::new();
     let mut elsewhere = Elsewhere::new(case, rows, rooms);
     for room in &case.people.rooms {
         let messages = case.gitter.messages(&room.id);
@@ -591,7 +591,7 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             {
                 let from = (&said.portal, said.room.as_str());
                 let sent = ms_of(&messages[place].sent);
-                order.entry(from).or_default().push((place, sent, &said.text));
+                order.entry(from).or_default().push((said, (place, sent)));
             }
             let end = said.end.as_ref().filter(|_| said.edits.is_empty());
             let newest = said.edits.last().or(end).unwrap_or(&said.text);
@@ -599,11 +599,18 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
         }
     }
     for ((portal, _), places) in order {
-        // Of what was not carried, its author was about to be told why: a bridge that has forgotten that carries it, later.
+        // Of what was not carried, its author was about to be told why: a bridge that has forgotten that carries it, later. And what
+        // was said before all rows were lost may be told of once more, or be read, at any time.
         let forgot = |early: u64, late: u64| case.restores.iter().any(|r| early < *r && *r <= late);
-        let sorted =
-            places.windows(2).all(|pair| pair[0].0 < pair[1].0 || forgot(pair[1].1, pair[0].1));
+        let sorted = places.windows(2).all(|pair| {
+            let [(said, before), (_, after)] = pair else { return true };
+            before.0 < after.0
+                || forgot(after.1, before.1)
+                || case.lost.is_some_and(|lost| said.at < lost)
+        });
         if !sorted && !case.flaws {
+            let places: Vec<_> =
+                places.iter().map(|(said, place)| (place.0, said.text.as_str())).collect();
             history.violation(format!("out of order on Gitter, from {portal}: {places:?}"));
         }
     }

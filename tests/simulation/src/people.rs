@@ -300,7 +300,14 @@ impl People {
                 at.is_some_and(|at| word.at < *at && heard.is_none_or(|heard| heard > *at))
             };
             let renamed = word.room.as_ref().and_then(|room| self.renamed.get(room));
-            word.late = passed(self.left.get(chat)) || passed(renamed);
+            // In a chat that was upgraded without inviting it, the bot hears nothing.
+            let deaf = || {
+                let inside = |room: &homeserver_sim::RoomView| {
+                    room.members.get(&bot()).is_some_and(|membership| membership == "join")
+                };
+                !self.home.rooms().iter().any(|room| room.id == *chat && inside(room))
+            };
+            word.late = passed(self.left.get(chat)) || passed(renamed) || heard.is_none() && deaf();
             word.at = heard.unwrap_or(word.at);
         }
         words.sort_by_key(|word| word.at);
