@@ -392,14 +392,15 @@ async fn said_since(
         });
         for (event, heard) in events.into_iter().zip(heard.await?) {
             let sent = u64::try_from(event.origin_server_ts).unwrap_or(0);
-            if heard || sent.saturating_add(AHEAD_MS) < since.0 {
+            if sent.saturating_add(AHEAD_MS) < since.0 {
                 break 'pages;
             }
             let body = event.content.get("body").and_then(serde_json::Value::as_str);
             let body = body.unwrap_or_default().trim();
             login_seen |= event.sender != *user && body.starts_with("You are logged in to Gitter");
             answered |= event.sender != *user && event.kind == "m.room.message";
-            if event.sender == *user && event.state_key.is_none() {
+            // What the backup heard of it has obeyed.
+            if event.sender == *user && event.state_key.is_none() && !heard {
                 let again = !answered || !login_seen && body.eq_ignore_ascii_case("logout");
                 said.push(SaidSince { event, again });
             }

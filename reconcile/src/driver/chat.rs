@@ -1,18 +1,13 @@
 //! A pass over one room of the bot that is no portal: an invite, a control room, a room to be left.
 
-use std::time::Duration;
-
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 
-use super::{After, Driver, Key, tell};
+use super::{After, Driver, Key, tell, upgrade::LAST_WORDS};
 use crate::{
     model::{Chat, ChatStage, Control, Millis, Notice, Say, Target, Told},
     port::{ActionError, Clock, Gitter, Matrix, NewRoom, Presence, State, TableError, Tables, Who},
     queue::Class,
 };
-
-/// How soon to look again whether the last words in a room have been said.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
     pub(super) async fn pass_chat(&self, room: &RoomId) -> Result<After, ActionError> {

@@ -6,13 +6,13 @@ use ruma::{OwnedRoomId, OwnedUserId};
 
 use super::{
     After, Driver, Key, lock, tell,
-    upgrade::{empty, part_from_room, shun},
+    upgrade::{LAST_WORDS, empty, part_from_room, shun},
 };
 use crate::{
     brake::Brake,
     model::{
         Ask, Chat, ChatStage, Condition, GitterRoom, Millis, Place, Portal, PortalKey, Reason,
-        Refusal, Seen, Session, Told,
+        Refusal, Seen, Session, Target, Told,
     },
     plan::{Note, PortalPlan, PortalView, RoomAction, RoomReading, plan_portal},
     port::{
@@ -295,10 +295,12 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 Ok(())
             }
             RoomAction::Abandon(room) => {
+                self.last_words(&room).await?;
                 self.leave_next(&room, &key.account).await?;
                 self.heed(self.matrix.leave(&room, Who::Bot)).await?;
                 // Opened again meanwhile, ghosts may have come; once the place is forgotten, nobody knows of them.
                 while !self.forget_place(key, &room).await? {
+                    self.last_words(&room).await?;
                     let at = room.clone();
                     for ghost in self.state.read(move |t| t.inside(&at)).await? {
                         self.heed(self.matrix.leave(&room, Who::Ghost(&ghost))).await?;
@@ -341,12 +343,23 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         .await
     }
 
-    /// The bot has left a portal's room: the portal has none any more. False when there are ghosts in it.
+    /// What is still to be said in a room is said before it is left, or found to belong elsewhere before its portal forgets it.
+    async fn last_words(&self, room: &OwnedRoomId) -> Result<(), ActionError> {
+        let target = Target::Room(room.clone());
+        if !self.state.read(move |t| t.has_notices(&target)).await? {
+            return Ok(());
+        }
+        self.bells.words.notify_one();
+        let source = "the bot's last words there are not said yet".into();
+        Err(ActionError::Later { doing: "leaving a room", retry_after: Some(LAST_WORDS), source })
+    }
+
+    /// The bot has left a portal's room: the portal has none any more. False when there are ghosts in it, or words for it.
     async fn forget_place(&self, key: &PortalKey, room: &OwnedRoomId) -> Result<bool, ActionError> {
         let (id, at) = (key.clone(), room.clone());
         let forgotten = self.state.write(move |t| {
             let Some(mut portal) = t.portal(&id)? else { return Ok(true) };
-            if !t.inside(&at)?.is_empty() {
+            if !t.inside(&at)?.is_empty() || t.has_notices(&Target::Room(at.clone()))? {
                 return Ok(false);
             }
             portal.place = Place::Nowhere;

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How soon to look again whether the last words in a room have been said.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
     /// Where a room with a tombstone goes on; the bot tries to come in there. What it replaces is this portal's, or a control room.

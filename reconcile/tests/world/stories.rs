@@ -5,8 +5,8 @@ use std::time::Duration;
 use reconcile::{
     driver::Key,
     model::{
-        Condition, Control, Door, GitterUserId, Millis, NamedAsk, NamedKind, Place, PortalKey,
-        Reason, Refusal, Say, Session, Told,
+        Condition, Control, Door, GitterUserId, Millis, NamedAsk, NamedKind, Notice, Place,
+        PortalKey, Reason, Refusal, Say, Session, Target, Told,
     },
     port::{Clock, Presence},
 };
@@ -147,6 +147,30 @@ fn a_room_that_may_still_be_made_is_not_made_twice_when_the_clock_is_put_forward
         assert_eq!(place(&world), Place::Intended { since: now });
         pass(&world, Duration::from_secs(60)).await;
         assert!(place(&world).room().is_some(), "{:?}", place(&world));
+        world.set_driver(None);
+    });
+}
+
+#[test]
+fn a_portals_room_is_not_forgotten_before_the_last_words_in_it_are_said() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
+        let before = place(&world);
+        {
+            let mut world = world.lock();
+            let room = before.room().cloned().expect("open");
+            let say = Say::Text { body: "oh".to_owned(), html: "oh".to_owned() };
+            world.data.notices.push(Notice { to: Target::Room(room), say, at: Millis(1) });
+            let portal = world.data.portals.get_mut(&key(0)).expect("open");
+            portal.open.ask(false, Reason::Asked, portal.open.at);
+        }
+        world.hint(Key::Portal(key(0)));
+        // Nobody speaks.
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(place(&world), before);
+        pass(&world, Duration::from_secs(600)).await;
+        assert_eq!(place(&world), Place::Nowhere);
         world.set_driver(None);
     });
 }
