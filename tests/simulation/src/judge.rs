@@ -676,8 +676,17 @@ fn arrived(
         }
         return;
     }
-    // Who is not logged in, or not in the room, may still be told.
-    if count > 0 || !inside || !active || forgotten {
+    // Of what a homeserver lost sight of nothing is left to be read in a room that both have left.
+    let unheard = case.flaws && !inside && case.people.heard(&said.event).is_none();
+    // What waits for a login may wait for ever; with a logout it ends.
+    let logged_out =
+        rows.sessions.get(account).is_some_and(|(session, _)| *session == Session::LoggedOut);
+    if count > 0
+        || forgotten
+        || unheard
+        || !active && !logged_out
+        || case.restored && !(active && inside)
+    {
         return;
     }
     // Nobody looks into a room that was replaced for what a bridge whose rows are lost has not heard.
