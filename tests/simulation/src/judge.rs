@@ -11,7 +11,7 @@ use reconcile::{
 use crate::{
     history::History,
     life::Life,
-    people::{Asked, People, Said, Word, bot, counted, portal_of, words_in},
+    people::{Asked, GitterRoom, People, Said, Word, bot, counted, portal_of, words_in},
     time::shown,
 };
 
@@ -454,13 +454,14 @@ impl Elsewhere {
         Self { words, used: BTreeSet::new(), deaf: rows.deaf.clone() }
     }
 
-    /// Whether there is a word about this one, said in a portal of the Gitter room that is called `uri` now.
-    fn told(&mut self, said: &Said, uri: &str) -> bool {
+    /// Whether there is a word about this one, said in a portal of this Gitter room.
+    fn told(&mut self, said: &Said, of: Option<&GitterRoom>) -> bool {
         let account = said.portal.account.as_str();
         // A room is called by the name that the bridge knew then, or by its id.
         let here = |name: &str| {
-            let old = uri.contains("renamed") && name.starts_with("acme/");
-            name == uri || name == said.portal.room.as_str() || old
+            let called =
+                |of: &GitterRoom| name == of.uri || of.former.iter().any(|old| name == old);
+            name == said.portal.room.as_str() || of.is_some_and(called)
         };
         let words = self.words.iter().enumerate();
         let mut words = words.filter(|(_, (whose, came, _))| whose == account && *came >= said.at);
@@ -670,8 +671,7 @@ fn arrived(
     let forgotten = closed && is_kept(case, room, account);
     if said.deleted {
         let shown_still = count > 0 && active && inside && !forgotten;
-        let uri = of_room.map_or("", |room| room.uri.as_str());
-        if shown_still && !told(&events, &said.event) && !elsewhere.told(said, uri) {
+        if shown_still && !told(&events, &said.event) && !elsewhere.told(said, of_room) {
             history.violation(format!("{} was deleted, and is on Gitter", said.text));
         }
         return;
@@ -697,8 +697,7 @@ fn arrived(
         .iter()
         .filter(|e| e.relates("m.replace") == Some(said.event.as_str()))
         .any(|edit| told(&events, &edit.id));
-    let uri = of_room.map_or("", |room| room.uri.as_str());
-    if told(&events, &said.event) || edits_told || elsewhere.told(said, uri) {
+    if told(&events, &said.event) || edits_told || elsewhere.told(said, of_room) {
         return;
     }
     let old = case.last.is_none_or(|last| said.at < last);

@@ -110,6 +110,8 @@ pub struct GitterRoom {
     pub id: String,
     /// Its name at present.
     pub uri: String,
+    /// Its names before.
+    pub former: Vec<String>,
     /// Who can't be banned from it.
     admin: String,
 }
@@ -204,7 +206,7 @@ impl People {
                     self.gitter.join(&id, name);
                 }
             }
-            self.rooms.push(GitterRoom { id, uri, admin });
+            self.rooms.push(GitterRoom { id, uri, former: Vec::new(), admin });
         }
         for n in 0..self.rng.random_range(1..=3) {
             // Some are the same person on Gitter.
@@ -224,7 +226,7 @@ impl People {
             for member in members {
                 self.gitter.join(&id, &self.gitterers[*member]);
             }
-            self.rooms.push(GitterRoom { id, uri, admin });
+            self.rooms.push(GitterRoom { id, uri, former: Vec::new(), admin });
         }
         self.join_matrix(0, 0);
         self.join_matrix(1, 1);
@@ -682,7 +684,8 @@ impl People {
             self.gitter.set_topic(&room.id, &format!("topic {number}"));
             self.history.note(format!("topic {number} in {}", room.id));
         } else {
-            room.uri = format!("acme/renamed{number}");
+            let before = std::mem::replace(&mut room.uri, format!("acme/renamed{number}"));
+            room.former.push(before);
             self.gitter.rename_room(&room.id, &room.uri);
             self.renamed.insert(room.id.clone(), self.time.now());
             self.history.note(format!("{} is now called {}", room.id, room.uri));
