@@ -638,6 +638,10 @@ impl Lesson<'_, '_> {
         let Some(oldest) = oldest else { return Ok(()) };
         let begin = match (&before, whole) {
             (Some(before), true) => before.begin.clone(),
+            // What is older than the room was not shown in it, and would come late among what was.
+            (None, true) if events.iter().any(|event| shows(event).is_some()) => {
+                MessageId::first_of(oldest)
+            }
             // By a clock that may be ahead of Gitter's.
             (None, true) => MessageId::first_of(Millis(oldest.0.saturating_sub(SKEW_MS))),
             // What is older was carried, as far as anybody can tell: it must not look new.
