@@ -750,6 +750,17 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             event.state_key.as_deref() == Some(key.account.as_str()) && event.membership() == "join"
         });
         let Some(joined) = joined else { continue };
+        let order = |last: &mut Option<usize>, word: &str| {
+            let at = timeline.iter().position(|m| {
+                m.sender != key.account.as_str()
+                    && m.sender != bot()
+                    && words_in(m.text()).any(|w| w == word)
+            });
+            if at.is_some() && at < *last {
+                history.violation(format!("{word} is out of order in {} ({key})", room.id));
+            }
+            *last = at.or(*last);
+        };
         let mut last = None;
         let members = case.gitter.members(key.room.as_str());
         let followed = messages.len().saturating_sub(FOLLOWED);
@@ -757,6 +768,10 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             let sent = crate::judge::ms_of(&message.sent);
             for word in words_in(&message.text) {
                 if sent <= joined.came {
+                    // Not all of it has to be here; but what is, in order.
+                    if !message.edited && counts.contains_key(word) && !before.contains_key(word) {
+                        order(&mut last, word);
+                    }
                     continue;
                 }
                 // The account's own words stay as they are here: changed later than Gitter allows, deleted, or said in a
@@ -795,15 +810,7 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
                 if message.edited {
                     continue;
                 }
-                let at = timeline.iter().position(|m| {
-                    m.sender != key.account.as_str()
-                        && m.sender != bot()
-                        && words_in(m.text()).any(|w| w == word)
-                });
-                if at.is_some() && at < last {
-                    history.violation(format!("{word} is out of order in {} ({key})", room.id));
-                }
-                last = at.or(last);
+                order(&mut last, word);
             }
         }
         for posted in case.people.posted.iter().filter(|p| p.deleted && p.room == key.room.as_str())
