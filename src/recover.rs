@@ -112,7 +112,7 @@ pub async fn survey(
         let several = chats.len() > 1;
         let mut best: Option<((bool, bool, u64), FoundControl)> = None;
         for chat in chats {
-            let spoke = if several { last_words(home, &chat.room, &account).await? } else { 0 };
+            let spoke = if several { spoke_last(home, &chat.room, &account).await? } else { 0 };
             let rank = (chat.inside, !chat.encrypted, spoke);
             let (better, worse) = match best.take() {
                 Some(before) if before.0 >= rank => (before, Some(chat)),
@@ -127,7 +127,7 @@ pub async fn survey(
 }
 
 /// When an account has spoken last in a room, by the homeserver's clock; zero when it never did.
-async fn last_words(
+async fn spoke_last(
     home: &Homeserver,
     room: &RoomId,
     account: &OwnedUserId,

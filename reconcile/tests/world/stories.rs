@@ -102,22 +102,30 @@ fn many_rooms_lost_on_gitter_at_once_are_held_back_and_come_back() {
     });
 }
 
+/// Where the first portal is.
+fn place(world: &Handle) -> Place {
+    world.lock().data.portals[&key(0)].place.clone()
+}
+
+/// The first portal's room was asked for just now, and whether it is made nobody knows.
+fn intend(world: &Handle) -> Millis {
+    let since = world.now();
+    let mut world = world.lock();
+    let portal = world.data.portals.get_mut(&key(0)).expect("open");
+    let room = std::mem::replace(&mut portal.place, Place::Intended { since });
+    (portal.open.last, portal.joined) = (None, false);
+    world.matrix.remove(room.room().expect("made"));
+    since
+}
+
 #[test]
 fn a_room_that_was_asked_for_before_the_clock_was_put_back_is_made() {
     on_paused_time(async {
         let world = one_account(1).await;
-        let now = world.now();
-        {
-            let mut world = world.lock();
-            let portal = world.data.portals.get_mut(&key(0)).expect("open");
-            let room = std::mem::replace(&mut portal.place, Place::Intended { since: now });
-            (portal.open.last, portal.joined) = (None, false);
-            world.matrix.remove(room.room().expect("made"));
-        }
+        let now = intend(&world);
         world.put_clock_back(Duration::from_secs(7200));
         world.hint(Key::Portal(key(0)));
         pass(&world, Duration::from_secs(60)).await;
-        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
         assert_eq!(place(&world), Place::Intended { since: now }, "it may still be made");
         pass(&world, Duration::from_secs(60)).await;
         assert!(place(&world).room().is_some(), "{:?}", place(&world));
@@ -130,20 +138,12 @@ fn a_room_that_may_still_be_made_is_not_made_twice_when_the_clock_is_put_forward
     on_paused_time(async {
         let world = one_account(1).await;
         world.put_clock_back(Duration::from_secs(7200));
-        let now = world.now();
-        {
-            let mut world = world.lock();
-            let portal = world.data.portals.get_mut(&key(0)).expect("open");
-            let room = std::mem::replace(&mut portal.place, Place::Intended { since: now });
-            (portal.open.last, portal.joined) = (None, false);
-            world.matrix.remove(room.room().expect("made"));
-        }
+        let now = intend(&world);
         world.hint(Key::Portal(key(0)));
         pass(&world, Duration::from_secs(5)).await;
         world.put_clock_forward(Duration::from_secs(7200));
         world.hint(Key::Portal(key(0)));
         pass(&world, Duration::from_secs(50)).await;
-        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
         assert_eq!(place(&world), Place::Intended { since: now });
         pass(&world, Duration::from_secs(60)).await;
         assert!(place(&world).room().is_some(), "{:?}", place(&world));
@@ -155,7 +155,6 @@ fn a_room_that_may_still_be_made_is_not_made_twice_when_the_clock_is_put_forward
 fn a_portals_room_is_not_forgotten_before_the_last_words_in_it_are_said() {
     on_paused_time(async {
         let world = one_account(1).await;
-        let place = |world: &Handle| world.lock().data.portals[&key(0)].place.clone();
         let before = place(&world);
         {
             let mut world = world.lock();

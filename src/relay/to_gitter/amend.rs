@@ -74,11 +74,7 @@ impl Relay {
         parts: &[String],
         status: bool,
     ) -> Result<Step, Failed> {
-        let all = self.links(&first.portal, of).await?;
-        // A late edit is a message of its own: from then on it is the one that is changed.
-        let newest = all.iter().map(|link| link.part / LATE).max().unwrap_or(0);
-        let links: Vec<&Link> =
-            all.iter().filter(|link| !link.gone && link.part / LATE == newest).collect();
+        let (late, links) = newest(self.links(&first.portal, of).await?);
         let Some(oldest) = links.first() else {
             let why = "the message it changes is not on Gitter";
             return Ok(Step::Cannot(Failure::Unsupported, why));
@@ -96,16 +92,16 @@ impl Relay {
         if !too_late {
             for (link, text) in links.iter().zip(&led) {
                 // Noted first: the echo of the change must not be taken for somebody else's.
-                self.note(Link { digest: digest(text), ..(*link).clone() }).await?;
+                self.note(Link { digest: digest(text), ..link.clone() }).await?;
                 match account.edit(room, link.message.as_str(), text).await {
                     Ok(now) => {
-                        self.note(Link { digest: digest(&now.text), ..(*link).clone() }).await?;
+                        self.note(Link { digest: digest(&now.text), ..link.clone() }).await?;
                     }
                     Err(GitterError::NotFound) => {
-                        self.note(Link { gone: true, ..(*link).clone() }).await?;
+                        self.note(Link { gone: true, ..link.clone() }).await?;
                     }
                     Err(GitterError::Invalid { .. }) => {
-                        self.note((*link).clone()).await?;
+                        self.note(link.clone()).await?;
                         too_late = true;
                         break;
                     }
@@ -125,13 +121,13 @@ impl Relay {
             if !changed {
                 let link = self.permalink(&first.portal, &oldest.message).await?;
                 let lead = format!(":point_up: [Edit]({link}): ");
-                return Ok(add(led_by(&lead, parts, status), (newest + 1) * LATE, lead));
+                return Ok(add(led_by(&lead, parts, status), (late + 1) * LATE, lead));
             }
         }
         for link in links.iter().skip(led.len()) {
             // Deleted before it is noted: cut off in between, it must be deleted again. The first part keeps the event.
             account.delete(room, link.message.as_str()).await?;
-            self.note(Link { gone: true, ..(*link).clone() }).await?;
+            self.note(Link { gone: true, ..link.clone() }).await?;
         }
         if led.len() > links.len() {
             let next = links.last().map_or(0, |last| last.part + 1);
@@ -181,6 +177,15 @@ impl Relay {
         let room = self.0.db.look(move |t| t.room(&id)).await?;
         Ok(room.map_or_else(String::new, |room| self.0.gitter.permalink(&room, message)))
     }
+}
+
+/// What an event's messages are that are changed from now on, in order, and by the how manieth late edit they are: each is a message
+/// of its own.
+pub(in crate::relay) fn newest(mut links: Vec<Link>) -> (u32, Vec<Link>) {
+    let late = links.iter().map(|link| link.part / LATE).max().unwrap_or(0);
+    links.retain(|link| !link.gone && link.part / LATE == late);
+    links.sort_by_key(|link| link.part);
+    (late, links)
 }
 
 /// The parts with something before the first, which may make it two.

@@ -27,7 +27,7 @@ use crate::{
     relay::{
         echo,
         fate::{self, STATUS},
-        to_gitter::amend::LATE,
+        to_gitter::amend::{LATE, newest},
     },
     settings::LONGEST_MEDIA_LINK,
     telemetry::Chain,
@@ -610,10 +610,7 @@ impl Lesson<'_, '_> {
     fn newest_links(&self, event: &ruma::EventId) -> Result<(u32, Vec<Link>), StoreError> {
         let mut links = self.t.links_of_event(event)?;
         links.retain(|link| link.portal == *self.key);
-        let newest = links.iter().map(|link| link.part / LATE).max().unwrap_or(0);
-        links.retain(|link| !link.gone && link.part / LATE == newest);
-        links.sort_by_key(|link| link.part);
-        Ok((newest, links))
+        Ok(newest(links))
     }
 
     /// From where on the Gitter room is compared with the portal.

@@ -306,7 +306,6 @@ impl Director {
             home: &self.home.world(),
             gitter: &self.gitter,
             life,
-            restored: !self.restores.is_empty(),
             restores: &self.restores,
             lost: self.lost,
             flaws: self.flaws,

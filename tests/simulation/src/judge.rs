@@ -35,9 +35,8 @@ pub struct Case<'a> {
     pub gitter: &'a gitter_sim::World,
     /// The bridge.
     pub life: &'a Life,
-    /// The bridge has forgotten what came after a backup: who has left a room since may be let in again.
-    pub restored: bool,
-    /// When that was done.
+    /// When another database was put in place: the bridge has forgotten what came after a backup. Who has left a room since may be
+    /// let in again.
     pub restores: &'a [u64],
     /// When the bridge's rows were lost, all of them: of what was said before nobody knows whether it still has to be done.
     pub lost: Option<u64>,
@@ -48,6 +47,12 @@ pub struct Case<'a> {
     pub last: Option<u64>,
     /// From when to when a side was away; these don't overlap.
     pub outages: &'a [(u64, u64)],
+}
+
+impl Case<'_> {
+    fn restored(&self) -> bool {
+        !self.restores.is_empty()
+    }
 }
 
 struct Rows {
@@ -271,7 +276,7 @@ fn as_wished(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
 
 /// Who has left stays out: nobody is invited or joined again without having asked for it.
 fn as_said(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
-    if case.restored {
+    if case.restored() {
         return;
     }
     let words = case.people.words();
@@ -344,7 +349,7 @@ fn as_said(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
 
 /// At every time: who has left a portal, having been in it for a while, is invited again only after having asked for it.
 fn asked_back(case: &Case<'_>, rooms: &[RoomView]) {
-    if case.restored || case.flaws {
+    if case.restored() || case.flaws {
         return;
     }
     let words = case.people.words();
@@ -536,7 +541,7 @@ fn as_asked(case: &Case<'_>) {
             room.creator == account.person.id() && portal_of(room).is_none() && room.id != *chat
         };
         let moved = rooms.iter().any(|room| has_bot(room) && is_newer(room));
-        if (case.restored || case.flaws || moved) && view.is_none_or(|room| !has_bot(room)) {
+        if (case.restored() || case.flaws || moved) && view.is_none_or(|room| !has_bot(room)) {
             continue;
         }
         let events = case.home.events(chat);
@@ -582,7 +587,7 @@ fn to_gitter(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             // A bridge whose rows are lost looks into the portal's room for what was said, not into the one that it replaced.
             let replaced = case.people.upgraded.iter().any(|(_, key)| *key == said.portal);
             for text in said.edits.iter().chain([&said.text]).chain(&said.end) {
-                if count(text) > 1 && !(case.restored && replaced) {
+                if count(text) > 1 && !(case.restored() && replaced) {
                     history.violation(format!("{text} is on Gitter {} times", count(text)));
                 }
             }
@@ -685,12 +690,12 @@ fn arrived(
         || forgotten
         || unheard
         || !active && !logged_out
-        || case.restored && !(active && inside)
+        || case.restored() && !(active && inside)
     {
         return;
     }
     // Nobody looks into a room that was replaced for what a bridge whose rows are lost has not heard.
-    if case.restored && case.people.upgraded.iter().any(|(_, key)| *key == said.portal) {
+    if case.restored() && case.people.upgraded.iter().any(|(_, key)| *key == said.portal) {
         return;
     }
     let edits_told = events
@@ -735,7 +740,7 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             }
         }
         let again: Vec<_> = counts.keys().filter(|text| before.contains_key(*text)).collect();
-        if again.len() > 1 && !case.restored {
+        if again.len() > 1 && !case.restored() {
             history.violation(format!("{again:?} are in {} ({key}) and the one before", room.id));
         }
         let row = rows.portals.iter().find(|(k, _)| *k == key).map(|(_, portal)| portal);

@@ -303,12 +303,7 @@ impl People {
             };
             let renamed = word.room.as_ref().and_then(|room| self.renamed.get(room));
             // In a chat that was upgraded without inviting it, the bot hears nothing.
-            let deaf = || {
-                let inside = |room: &homeserver_sim::RoomView| {
-                    room.members.get(&bot()).is_some_and(|membership| membership == "join")
-                };
-                !self.home.rooms().iter().any(|room| room.id == *chat && inside(room))
-            };
+            let deaf = || self.home.membership(chat, &bot()) != "join";
             word.late = passed(self.left.get(chat)) || passed(renamed) || heard.is_none() && deaf();
             word.at = heard.unwrap_or(word.at);
         }
