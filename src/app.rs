@@ -21,7 +21,8 @@ use url::Url;
 use crate::{
     appservice,
     backup::{self, Backups},
-    db::{Db, WallClock},
+    clock::Clocks,
+    db::Db,
     gitter::{Rest, Speaker, faye::Dialler},
     http::{self, Destination, Http, HttpError, guarded::Guarded},
     intake::{Intake, Logins},
@@ -65,8 +66,8 @@ pub struct Surroundings {
     pub http: MakeHttp,
     /// How Gitter's live events are reached.
     pub dialler: Dialler,
-    /// The time on the wall.
-    pub clock: WallClock,
+    /// What time it is.
+    pub clock: Clocks,
     /// Decides all jitter.
     pub seed: u64,
 }
@@ -78,7 +79,7 @@ impl Surroundings {
         Self {
             http: Arc::new(|to| http::client(to).map(Http::from)),
             dialler: Dialler::Network,
-            clock: WallClock::system(),
+            clock: Clocks::system(),
             seed: StdRng::from_os_rng().random(),
         }
     }
@@ -415,7 +416,7 @@ fn media_links(settings: &Settings, keys: &Keys) -> Option<MediaLinks> {
     settings.media_links.then(|| MediaLinks::new(url, key, lifetime, settings.media_max_size))
 }
 
-fn web_config(settings: &Settings, keys: &Keys, clock: WallClock) -> web::WebConfig {
+fn web_config(settings: &Settings, keys: &Keys, clock: Clocks) -> web::WebConfig {
     web::WebConfig {
         login_url: settings.gitter_login_url.clone(),
         oauth_url: settings.gitter_oauth_url.clone(),

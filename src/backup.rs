@@ -267,7 +267,7 @@ async fn asked(
 #[must_use]
 pub fn now() -> Timestamp {
     use reconcile::port::Clock as _;
-    of_millis(crate::db::WallClock::system().now().0)
+    of_millis(crate::clock::Clocks::system().now().0)
 }
 
 /// Milliseconds since the epoch as a time; nonsense is the epoch.

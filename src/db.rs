@@ -1,15 +1,8 @@
 //! The store as async tasks see it: reads off the runtime, writes that return when they are on disk.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
-use reconcile::{
-    model::Millis,
-    port::{Clock, Rows, State, TableError, Tables},
-};
+use reconcile::port::{Rows, State, TableError, Tables};
 use store::{ReadTxn, Store, StoreError, WriteTxn};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -97,41 +90,5 @@ impl State for Db {
         f: impl Fn(&mut dyn Tables) -> Result<R, TableError> + Send + 'static,
     ) -> Result<R, TableError> {
         Ok(self.change(move |t| f(t).map_err(StoreError::given_up)).await?)
-    }
-}
-
-/// The clock on the wall, which can jump. Clones are the same one.
-#[derive(Clone)]
-pub struct WallClock(Arc<dyn Fn() -> Millis + Send + Sync>);
-
-impl WallClock {
-    /// The system's clock.
-    #[must_use]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one clock that everything else is given"
-    )]
-    pub fn system() -> Self {
-        Self::telling(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-        })
-    }
-
-    /// A clock that tells what `now` says.
-    pub fn telling(now: impl Fn() -> Millis + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-}
-
-impl Clock for WallClock {
-    fn now(&self) -> Millis {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for WallClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WallClock({})", self.now().0)
     }
 }

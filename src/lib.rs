@@ -8,6 +8,7 @@ pub mod appservice;
 pub mod backup;
 pub mod bot;
 pub mod cli;
+pub mod clock;
 pub mod db;
 pub mod gitter;
 pub mod http;

@@ -214,7 +214,10 @@ impl Survey {
 
 /// An account without a room to talk in, to which something has to be said.
 fn owed(now: Millis) -> Account {
-    Account { control: Control::Opening { since: now, attempted: false }, ..Account::default() }
+    Account {
+        control: Control::Opening { since: now.into(), attempted: false },
+        ..Account::default()
+    }
 }
 
 /// Which Gitter users the ghosts in a portal are, as their messages say.

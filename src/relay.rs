@@ -34,11 +34,7 @@ use reconcile::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    db::{Db, WallClock},
-    gitter::Speaker,
-    matrix::Homeserver,
-    metrics::Metrics,
-    settings::Replies,
+    clock::Clocks, db::Db, gitter::Speaker, matrix::Homeserver, metrics::Metrics, settings::Replies,
 };
 
 /// Messages on their way to the homeserver at a time, of all accounts.
@@ -48,7 +44,7 @@ const SPEAKING: usize = 16;
 const ARRIVING: usize = 8;
 
 /// The reconciler over the real world.
-pub type Bridge = Driver<Homeserver, Speaker, Db, WallClock>;
+pub type Bridge = Driver<Homeserver, Speaker, Db, Clocks>;
 
 /// What every lane needs.
 #[derive(Debug, Clone)]

@@ -196,7 +196,6 @@ pub struct Driver<M, G, S, C> {
     markers: Mutex<BTreeMap<OwnedRoomId, Option<String>>>,
     /// Times from which something is waited for: when that was noticed, and how long ago they were then by the clock.
     noticed: Mutex<BTreeMap<Millis, (Instant, Duration)>>,
-    began: Instant,
     rng: Mutex<StdRng>,
 }
 
@@ -223,7 +222,6 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             came: Mutex::default(),
             markers: Mutex::default(),
             noticed: Mutex::default(),
-            began: Instant::now(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }

@@ -6,6 +6,7 @@ pub mod fate;
 pub mod ghost;
 pub mod id;
 pub mod message;
+pub mod moment;
 pub mod portal;
 pub mod wish;
 
@@ -15,5 +16,6 @@ pub use fate::{Failure, Fate, Hold, News, Waiting};
 pub use ghost::{Ghost, Profile, alike};
 pub use id::{GitterRoomId, GitterUserId, IdError, MessageId, Millis, PortalKey};
 pub use message::{AddsTo, Answers, Attempt, Cursor, Gap, Image, Link, Outgoing, Payload, digest};
+pub use moment::{Moment, Uptime};
 pub use portal::{Ask, Condition, GitterRoom, Place, Portal, Refusal};
 pub use wish::{Reason, Seen, Wish};

@@ -10,7 +10,7 @@ pub use gitter::{Gitter, PeopleSeen, PersonSeen, Resolved, RoomSeen};
 pub use matrix::{Matrix, NewRoom, Origin, Presence, Tombstone, Who};
 pub use tables::{Rows, TableError, Tables};
 
-use crate::model::{Millis, Refusal};
+use crate::model::{Millis, Moment, Refusal, Uptime};
 
 /// Any error of a client below.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,10 +62,18 @@ impl ActionError {
     }
 }
 
-/// Wall time.
+/// The clocks there are.
 pub trait Clock: Send + Sync {
-    /// Milliseconds since the epoch.
+    /// The wall's: milliseconds since the epoch. It can be set to anything at any time.
     fn now(&self) -> Millis;
+
+    /// The machine's own, which goes on by itself whatever becomes of the program.
+    fn uptime(&self) -> Uptime;
+
+    /// Now, by both.
+    fn moment(&self) -> Moment {
+        Moment { at: self.now(), up: Some(self.uptime()) }
+    }
 }
 
 /// Where the rows are. Implemented by the daemon over its store, by tests over maps.

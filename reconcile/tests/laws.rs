@@ -34,7 +34,7 @@ fn looks() -> GitterRoom {
 }
 
 fn condition() -> Condition {
-    Condition { why: Refusal::Homeserver, detail: String::new(), since: Millis(1) }
+    Condition { why: Refusal::Homeserver, detail: String::new(), since: Millis(1).into() }
 }
 
 fn room_id(n: u8) -> GitterRoomId {
@@ -67,7 +67,7 @@ fn wishes() -> impl Strategy<Value = Wish<bool>> {
 fn portals() -> impl Strategy<Value = Portal> {
     let places = prop_oneof![
         Just(Place::Nowhere),
-        Just(Place::Intended { since: Millis(1) }),
+        Just(Place::Intended { since: Millis(1).into() }),
         Just(Place::At(owned_room_id!("!old:hs"))),
     ];
     let asks = sample::select(vec![None, Some(Ask::Open), Some(Ask::Part)]);

@@ -62,7 +62,7 @@ impl Logins {
                 row.fresh_login = Some(now);
                 if row.control == Control::None {
                     // Logged in from a link whose room was left meanwhile: the bot has things to tell.
-                    row.control = Control::Opening { since: now, attempted: false };
+                    row.control = Control::Opening { since: now.into(), attempted: false };
                 }
                 t.put_account(&account, &row)?;
                 t.put_token(&account, &token)?;

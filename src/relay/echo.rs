@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reconcile::model::{Attempt, MessageId, Millis};
+use reconcile::model::{Attempt, MessageId, Millis, Moment};
 
 use crate::gitter::Message;
 
@@ -19,7 +19,7 @@ fn before(time: Millis, skew: Duration) -> MessageId {
 /// A call that begins at `at` by our clock, with `newest` the last message known, to carry an event that was sent at `sent` by the
 /// homeserver's clock: in a portal of which no message is known yet, that alone tells when ours is wrong.
 #[must_use]
-pub fn attempt(at: Millis, newest: Option<MessageId>, sent: Millis) -> Attempt {
+pub fn attempt(at: Moment, newest: Option<MessageId>, sent: Millis) -> Attempt {
     let after = newest.unwrap_or_else(|| before(sent, SKEW));
     Attempt { at, after: Some(after), given_up: None }
 }
@@ -27,7 +27,7 @@ pub fn attempt(at: Millis, newest: Option<MessageId>, sent: Millis) -> Attempt {
 /// Before every message that `attempt` can have made.
 #[must_use]
 pub fn since(attempt: &Attempt) -> MessageId {
-    let by_clock = before(attempt.at, SKEW);
+    let by_clock = before(attempt.at.at, SKEW);
     // A clock that was ahead would have us look where the message is not yet, and send it once more.
     let by_messages = attempt.after.as_ref().map(|after| before(after.made(), ID_SKEW));
     by_messages.map_or(by_clock.clone(), |by_messages| by_messages.min(by_clock))
@@ -64,14 +64,14 @@ mod tests {
     #[test]
     fn an_attempt_is_looked_for_from_its_time_on_or_from_what_was_known_before_it() {
         let at = |seconds: u64| Millis((1_700_000_000 + seconds) * 1000);
-        let by_clock = since(&Attempt { at: at(1000), after: None, given_up: None });
+        let by_clock = since(&Attempt { at: at(1000).into(), after: None, given_up: None });
         assert_eq!(by_clock, MessageId::first_of(at(880)), "clocks may differ a little");
         let known = |seconds: u64| Some(MessageId::first_of(at(seconds)));
-        let behind = since(&Attempt { at: at(1000), after: known(5000), given_up: None });
+        let behind = since(&Attempt { at: at(1000).into(), after: known(5000), given_up: None });
         assert_eq!(behind, MessageId::first_of(at(880)));
-        let ahead = since(&Attempt { at: at(7000), after: known(995), given_up: None });
+        let ahead = since(&Attempt { at: at(7000).into(), after: known(995), given_up: None });
         assert_eq!(ahead, MessageId::first_of(at(993)), "by an hour and more, too");
-        let in_a_new_portal = since(&attempt(at(7000), None, at(1000)));
+        let in_a_new_portal = since(&attempt(at(7000).into(), None, at(1000)));
         assert_eq!(in_a_new_portal, MessageId::first_of(at(878)), "and with no message known");
     }
 

@@ -131,7 +131,7 @@ impl Fixture {
         let rest = Rest::new(http(Destination::Gitter), url(&sim.api_url()), 100)
             .minding(sides.gitter.clone());
         let gitter = Speaker::new(rest, db.clone(), web.clone());
-        let (limits, clock) = (Limits::default(), WallClock::system());
+        let (limits, clock) = (Limits::default(), Clocks::system());
         let bridge = Bridge::new(homeserver, gitter, db.clone(), clock, limits, 1);
         let bridge = Arc::new(bridge.minding(sides));
         let voice = words::Voice::new(url("http://127.0.0.1/"), [7; 32].into());
@@ -976,7 +976,7 @@ async fn in_doubt(fixture: &Fixture, text: &str) {
             sent: now,
             payload: Payload::say(vec![text.clone()], false, None),
             done: 0,
-            attempt: Some(Attempt { at: now, after: None, given_up: None }),
+            attempt: Some(Attempt { at: now.into(), after: None, given_up: None }),
             told: None,
         };
         t.push_outgoing(&key, &row).map(drop)

@@ -170,20 +170,15 @@ impl Relay {
         let text = parts.get(first.row.done as usize).cloned().unwrap_or_default();
         if let Some(attempt) = &first.row.attempt {
             // Before the look: what lands while that is under way may not be seen by it.
-            let now = self.0.bridge.clock.now();
+            let (end, lands) = match &attempt.given_up {
+                Some(end) => (end, LANDS),
+                None => (&attempt.at, LANDS_UNSEEN),
+            };
+            let left = lands.saturating_sub(self.0.bridge.waited(end));
             // The end of an earlier call was never seen: perhaps the message is there.
             if let Some(found) = self.look_for(&first.portal, caller, &text, attempt).await? {
                 return Ok(Step::Said(found, digest(&text)));
             }
-            let (end, lands) = match attempt.given_up {
-                Some(end) => (end, LANDS),
-                None => (attempt.at, LANDS_UNSEEN),
-            };
-            if end > now {
-                // The clock was put back: waiting for it to come round again could take hours.
-                self.mark(first, Some(Attempt { given_up: Some(now), ..attempt.clone() })).await?;
-            }
-            let left = lands.saturating_sub(now.since(end));
             if !left.is_zero() {
                 return Err(Failed::Early(left));
             }
@@ -298,24 +293,24 @@ impl Relay {
 
     /// A call that begins now.
     async fn attempt(&self, first: &First) -> Result<Attempt, StoreError> {
-        let (key, at) = (first.portal.clone(), self.0.bridge.clock.now());
+        let (key, at) = (first.portal.clone(), self.0.bridge.clock.moment());
         let sent = first.row.sent;
         self.0
             .db
             .look(move |t| {
                 let link = t.last_links(&key, 1)?.pop().map(|link| link.message);
                 let cursor = t.cursor(&key)?.map(|cursor| cursor.last);
-                Ok(echo::attempt(at, link.max(cursor), sent))
+                Ok(echo::attempt(at.clone(), link.max(cursor), sent))
             })
             .await
     }
 
     /// A call came to no end that is known: from now on it has so long to land.
     async fn note_given_up(&self, first: &First) -> Result<(), StoreError> {
-        let now = self.0.bridge.clock.now();
+        let now = self.0.bridge.clock.moment();
         let noted = self.revise(first, move |row| {
             if let Some(attempt) = &mut row.attempt {
-                attempt.given_up = Some(now);
+                attempt.given_up = Some(now.clone());
             }
         });
         noted.await.map(drop)

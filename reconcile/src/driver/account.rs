@@ -8,8 +8,8 @@ use super::{After, Driver, Key, lock, portal::tell_refused, tell};
 use crate::{
     brake::Brake,
     model::{
-        Account, Ask, Chat, ChatStage, Control, Door, GitterRoomId, Millis, NamedAsk, NamedKind,
-        Portal, PortalKey, Reason, Refusal, Seen, Told, Wish,
+        Account, Ask, Chat, ChatStage, Control, Door, GitterRoomId, Millis, Moment, NamedAsk,
+        NamedKind, Portal, PortalKey, Reason, Refusal, Seen, Told, Wish,
     },
     plan::{AccountPlan, AccountView, Adoption, MemberAction, plan_account},
     port::{
@@ -26,7 +26,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let read = self.state.read(move |t| Ok((t.account(&id)?, t.portals_of(&id)?))).await?;
         let (Some(account), portals) = read else { return Ok(After::Done) };
         let portals: Portals = portals.into_iter().collect();
-        let opened = match account.control {
+        let opened = match &account.control {
             Control::Opening { since, attempted } => {
                 self.open_control(user, attempted.then_some(since)).await
             }
@@ -390,7 +390,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
     async fn open_control(
         &self,
         user: &UserId,
-        attempted: Option<Millis>,
+        attempted: Option<&Moment>,
     ) -> Result<(), ActionError> {
         let room = NewRoom::Control(user.to_owned());
         let found = match attempted {
@@ -403,13 +403,12 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let made = if let Some(room) = found.into_iter().next() {
             room
         } else {
-            let (id, since) = (user.to_owned(), self.clock.now());
-            self.passed(since);
+            let (id, since) = (user.to_owned(), self.clock.moment());
             let meant = self.state.write(move |t| {
                 let Some(mut row) = t.account(&id)? else { return Ok(false) };
                 let meant = matches!(row.control, Control::Opening { .. });
                 if meant {
-                    row.control = Control::Opening { since, attempted: true };
+                    row.control = Control::Opening { since: since.clone(), attempted: true };
                     t.put_account(&id, &row)?;
                 }
                 Ok(meant)

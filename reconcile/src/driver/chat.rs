@@ -111,7 +111,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
     ) -> Result<Vec<OwnedRoomId>, ActionError> {
         let Control::Opening { since, attempted: true } = control else { return Ok(Vec::new()) };
         let found = self.find_rooms(&NewRoom::Control(user.clone()).marker()).await?;
-        self.has_landed(*since, &found)?;
+        self.has_landed(since, &found)?;
         Ok(found)
     }
 
@@ -244,7 +244,7 @@ fn open_instead(t: &mut dyn Tables, user: &OwnedUserId, now: Millis) -> Result<(
     if account.control != Control::None {
         return Ok(());
     }
-    account.control = Control::Opening { since: now, attempted: false };
+    account.control = Control::Opening { since: now.into(), attempted: false };
     t.put_account(user, &account)?;
     tell(t, user, Told::Welcome, now)
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Driver, lock};
 use crate::{
-    model::Millis,
+    model::{Millis, Moment},
     port::{ActionError, Clock, Gitter, Matrix, State},
 };
 
@@ -28,18 +28,25 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
     /// no name yet, and whoever is invited to it would not learn what for.
     pub(super) fn has_landed(
         &self,
-        since: Millis,
+        since: &Moment,
         found: &[OwnedRoomId],
     ) -> Result<(), ActionError> {
         let whole = if found.is_empty() { LANDS } else { COMPLETES };
-        // A clock that was set forward between two runs says more: a run before this one ended before this one began.
-        let passed = self.passed(since).min(self.began.elapsed());
-        let left = whole.saturating_sub(passed);
+        let left = whole.saturating_sub(self.waited(since));
         if left.is_zero() {
             return Ok(());
         }
         let source = "the homeserver may still be at it".into();
         Err(ActionError::Later { doing: "making a room", retry_after: Some(left), source })
+    }
+
+    /// The time since a call was begun or given up, perhaps by a run before this one; never more, whatever the clock on the wall
+    /// was set to meanwhile.
+    pub fn waited(&self, since: &Moment) -> Duration {
+        let up = self.clock.uptime();
+        // Whoever began it ended before this run of the machine began.
+        let at_most = || self.passed(since.at).min(Duration::from_millis(up.ms));
+        since.until(&up).unwrap_or_else(at_most)
     }
 
     /// The time since then, which is measured from the first call on: whatever the clock is set to after that, it does not tell. None

@@ -233,7 +233,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             RoomAction::FindOrForget => {
                 let found = self.find_rooms(&key.to_string()).await?;
                 if let Place::Intended { since } = &facts.portal.place {
-                    self.has_landed(*since, &found)?;
+                    self.has_landed(since, &found)?;
                 }
                 self.record(key, found).await
             }
@@ -385,15 +385,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let shows = self.with_picture(&shows, None).await;
         // Without an intent too: a store that was lost, or is older than the room, knows of none.
         let found = self.find_rooms(&key.to_string()).await?;
-        if let Place::Intended { since } = facts.portal.place {
+        if let Place::Intended { since } = &facts.portal.place {
             self.has_landed(since, &found)?;
         }
         if !found.is_empty() {
             return self.record(key, found).await;
         }
         // From here on a crash leaves an intent, and the room is looked for before another is made.
-        let since = self.clock.now();
-        self.passed(since);
+        let since = self.clock.moment();
         let meant = self
             .state
             .write({
@@ -403,7 +402,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     if portal.place != before || !portal.open.desired {
                         return Ok(false);
                     }
-                    portal.place = Place::Intended { since };
+                    portal.place = Place::Intended { since: since.clone() };
                     t.put_portal(&id, &portal)?;
                     Ok(true)
                 }

@@ -152,7 +152,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     row.control = Control::At(next.clone());
                 } else {
                     tell(t, &seen.account, Told::Welcome, now)?;
-                    row.control = Control::Opening { since: now, attempted: false };
+                    row.control = Control::Opening { since: now.into(), attempted: false };
                 }
                 t.put_account(&seen.account, &row)?;
                 empty(t, &old, &seen.account, now)

@@ -3,7 +3,7 @@
 use ruma::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
-use super::{GitterUserId, Millis};
+use super::{GitterUserId, Millis, Moment};
 
 /// A Gitter user, as far as an account needs to know itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub enum Control {
     /// The bot has to open a room itself; the intent stands since then, so a room made but not recorded is looked for first.
     Opening {
         /// When the intent was written, or the last attempt was begun.
-        since: Millis,
+        since: Moment,
         /// Whether a call that makes a room may already have been sent.
         attempted: bool,
     },

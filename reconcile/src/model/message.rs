@@ -3,7 +3,7 @@
 use ruma::{OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{MessageId, Millis, PortalKey, Waiting};
+use super::{MessageId, Millis, Moment, PortalKey, Waiting};
 
 /// A Matrix event on its way to Gitter; a row of the outbox, in order per portal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,14 +90,14 @@ pub struct Answers {
 /// A call whose end is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// When it was begun, by our clock.
-    pub at: Millis,
+    /// When it was begun.
+    pub at: Moment,
     /// The newest message known then. What the call made is newer: clocks may be wrong.
     #[serde(default)]
     pub after: Option<MessageId>,
-    /// When the last such call was given up without an answer, by our clock: it may still be carried out for a moment.
+    /// When the last such call was given up without an answer: it may still be carried out for a moment.
     #[serde(default)]
-    pub given_up: Option<Millis>,
+    pub given_up: Option<Moment>,
 }
 
 /// That an event and a message are the same.

@@ -3,7 +3,7 @@
 use ruma::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
-use super::{Millis, Reason, Wish};
+use super::{Millis, Moment, Reason, Wish};
 
 /// Where the portal is on Matrix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub enum Place {
     /// another is made.
     Intended {
         /// When the last attempt was begun.
-        since: Millis,
+        since: Moment,
     },
     /// This room.
     At(OwnedRoomId),

@@ -17,7 +17,7 @@ use reconcile::{
     driver::{Driver, Key},
     model::{
         ChatStage, Condition, GitterRoom, GitterRoomId, GitterUserId, Millis, Notice, Person,
-        PortalKey, Profile, Refusal,
+        PortalKey, Profile, Refusal, Uptime,
     },
     port::{
         ActionError, Clock, Gitter, Matrix, NewRoom, Origin, PeopleSeen, PersonSeen, Presence,
@@ -134,6 +134,8 @@ pub(crate) struct Handle {
     start: Instant,
     /// By how much the clock was put back.
     back: Arc<Mutex<Duration>>,
+    /// When the machine was started.
+    booted: Arc<Mutex<Instant>>,
     pub(crate) killed: Arc<Notify>,
     pub(crate) sides: Sides,
     driver: Arc<Mutex<Option<Arc<Reconciler>>>>,
@@ -213,6 +215,7 @@ impl Handle {
             world: Arc::new(Mutex::new(world)),
             start: Instant::now(),
             back: Arc::default(),
+            booted: Arc::new(Mutex::new(Instant::now())),
             killed: Arc::default(),
             sides: Sides::default(),
             driver: Arc::default(),
@@ -242,6 +245,11 @@ impl Handle {
     /// Puts the clock forward again that was put back.
     pub(crate) fn put_clock_forward(&self, by: Duration) {
         *self.back.lock().expect("not poisoned") -= by;
+    }
+
+    /// Starts the machine anew.
+    pub(crate) fn boot(&self) {
+        *self.booted.lock().expect("not poisoned") = Instant::now();
     }
 
     /// The driver that runs now, if one does.
@@ -463,6 +471,12 @@ impl Clock for Handle {
         let millis = |time: Duration| u64::try_from(time.as_millis()).expect("not that long");
         let back = *self.back.lock().expect("not poisoned");
         Millis(1_700_000_000_000 + millis(self.start.elapsed()) - millis(back))
+    }
+
+    fn uptime(&self) -> Uptime {
+        let booted = *self.booted.lock().expect("not poisoned");
+        let ms = u64::try_from(booted.elapsed().as_millis()).expect("not that long");
+        Uptime { boot: format!("{:?}", booted - self.start), ms }
     }
 }
 

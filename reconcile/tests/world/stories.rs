@@ -108,28 +108,36 @@ fn place(world: &Handle) -> Place {
 }
 
 /// The first portal's room was asked for just now, and whether it is made nobody knows.
-fn intend(world: &Handle) -> Millis {
-    let since = world.now();
+fn intend(world: &Handle) -> Place {
+    let intended = Place::Intended { since: world.moment() };
     let mut world = world.lock();
     let portal = world.data.portals.get_mut(&key(0)).expect("open");
-    let room = std::mem::replace(&mut portal.place, Place::Intended { since });
+    let room = std::mem::replace(&mut portal.place, intended.clone());
     (portal.open.last, portal.joined) = (None, false);
     world.matrix.remove(room.room().expect("made"));
-    since
+    intended
+}
+
+/// Works on the first portal after each of `waits`, in seconds; its room is made in the last, and not before.
+async fn is_made_after(world: &Handle, intended: &Place, waits: &[u64]) {
+    for (n, wait) in waits.iter().enumerate() {
+        world.hint(Key::Portal(key(0)));
+        pass(world, Duration::from_secs(*wait)).await;
+        if n + 1 < waits.len() {
+            assert_eq!(place(world), *intended, "it may still be made");
+        }
+    }
+    assert!(place(world).room().is_some(), "{:?}", place(world));
+    world.set_driver(None);
 }
 
 #[test]
 fn a_room_that_was_asked_for_before_the_clock_was_put_back_is_made() {
     on_paused_time(async {
         let world = one_account(1).await;
-        let now = intend(&world);
+        let intended = intend(&world);
         world.put_clock_back(Duration::from_secs(7200));
-        world.hint(Key::Portal(key(0)));
-        pass(&world, Duration::from_secs(60)).await;
-        assert_eq!(place(&world), Place::Intended { since: now }, "it may still be made");
-        pass(&world, Duration::from_secs(60)).await;
-        assert!(place(&world).room().is_some(), "{:?}", place(&world));
-        world.set_driver(None);
+        is_made_after(&world, &intended, &[60, 60]).await;
     });
 }
 
@@ -138,16 +146,37 @@ fn a_room_that_may_still_be_made_is_not_made_twice_when_the_clock_is_put_forward
     on_paused_time(async {
         let world = one_account(1).await;
         world.put_clock_back(Duration::from_secs(7200));
-        let now = intend(&world);
-        world.hint(Key::Portal(key(0)));
-        pass(&world, Duration::from_secs(5)).await;
+        let intended = intend(&world);
         world.put_clock_forward(Duration::from_secs(7200));
-        world.hint(Key::Portal(key(0)));
+        is_made_after(&world, &intended, &[5, 50, 60]).await;
+    });
+}
+
+#[test]
+fn a_room_that_may_still_be_made_is_not_made_twice_when_the_machine_is_started_anew_with_another_clock()
+ {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        world.put_clock_back(Duration::from_secs(7200));
+        let intended = intend(&world);
         pass(&world, Duration::from_secs(50)).await;
-        assert_eq!(place(&world), Place::Intended { since: now });
-        pass(&world, Duration::from_secs(60)).await;
-        assert!(place(&world).room().is_some(), "{:?}", place(&world));
-        world.set_driver(None);
+        world.put_clock_forward(Duration::from_secs(7200));
+        world.boot();
+        is_made_after(&world, &intended, &[60, 30]).await;
+    });
+}
+
+#[test]
+fn a_bridge_that_is_killed_again_and_again_waits_no_longer_for_a_room() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let intended = intend(&world);
+        for _ in 0..4 {
+            pass(&world, Duration::from_secs(15)).await;
+            assert_eq!(place(&world), intended, "it may still be made");
+            world.killed.notify_one();
+        }
+        is_made_after(&world, &intended, &[30]).await;
     });
 }
 
@@ -454,7 +483,7 @@ fn what_fails_for_an_account_holds_up_nothing_else() {
             world.always.insert("create");
             world.always.insert("join");
             let row = world.data.accounts.get_mut(&account(0)).expect("a row");
-            row.control = Control::Opening { since: Millis(0), attempted: false };
+            row.control = Control::Opening { since: Millis(0).into(), attempted: false };
             row.asks.push(NamedAsk { kind: NamedKind::List, at: Millis(0) });
             row.asks.push(NamedAsk { kind: NamedKind::Join("no such room".into()), at: Millis(0) });
             let row = world.data.portals.get_mut(&key(0)).expect("open");

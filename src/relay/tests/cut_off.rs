@@ -104,13 +104,13 @@ async fn an_edit_of_somebody_who_is_no_longer_in_the_room_brings_them_back_for_i
 }
 
 /// A call that was to say "hello?" on Gitter was begun at this time, and nobody heard its end.
-async fn was_cut_off(fixture: &Fixture, at: Millis) {
+pub(super) async fn was_cut_off(fixture: &Fixture, at: Millis) {
     let row = Outgoing {
         event: ruma::owned_event_id!("$1:example.org"),
         sent: at,
         payload: Payload::say(vec!["hello?".to_owned()], false, None),
         done: 0,
-        attempt: Some(Attempt { at, after: None, given_up: None }),
+        attempt: Some(Attempt { at: at.into(), after: None, given_up: None }),
         told: None,
     };
     let key = fixture.key.clone();
@@ -200,7 +200,7 @@ async fn a_message_deleted_unheard_while_it_waits_to_be_shown_is_never_shown() {
 
 #[tokio::test]
 async fn an_edit_that_was_cut_off_behind_a_deletion_is_not_posted_anew() {
-    let hour_ago = || WallClock::system().now().0 - 3_600_000;
+    let hour_ago = || Clocks::system().now().0 - 3_600_000;
     let clock = SimClock(Arc::new(move || i64::try_from(hour_ago()).expect("in range")));
     let config = SimConfig { clock: Some(clock), ..SimConfig::default() };
     let fixture = Fixture::on(config, Choices::default()).await;
@@ -233,7 +233,7 @@ async fn a_repeated_call_that_is_cut_off_may_land_as_long_as_a_first_one() {
     let key = fixture.key.clone();
     let begun = move |t: &ReadTxn| {
         let attempt = t.first_outgoing(&key)?.and_then(|(_, row)| row.attempt);
-        Ok(attempt.filter(|attempt| attempt.at >= now))
+        Ok(attempt.filter(|attempt| attempt.at.at >= now))
     };
     fixture.until("the beginning of the second call", begun).await;
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{
     model::{
-        Attempt, Cursor, Failure, Ghost, GitterUserId, Link, MessageId, Millis, Outgoing, Payload,
-        PortalKey, Profile, digest,
+        Attempt, Cursor, Failure, Ghost, GitterUserId, Link, MessageId, Millis, Moment, Outgoing,
+        Payload, PortalKey, Profile, digest,
     },
     port::{Clock as _, Matrix as _},
     queue::Class,
@@ -94,8 +94,8 @@ impl Relay {
         let waiting = self.0.db.look(move |t| t.outgoing(&key, usize::MAX)).await?;
         let read = self.read_room(lane, since).await?;
         let own = |event: &&Incoming| event.sender == lane.key.account && event.state_key.is_none();
-        let now = self.0.bridge.clock.now();
-        let first = read.events.iter().filter(own).map(|event| time_of(event, now));
+        let now = self.0.bridge.clock.moment();
+        let first = read.events.iter().filter(own).map(|event| time_of(event, now.at));
         let first = first.chain(waiting.iter().map(|(_, row)| row.sent)).min();
         let found = match first {
             Some(first) => self.own_messages(lane, caller, first).await?,
@@ -107,10 +107,10 @@ impl Relay {
         let (events, whole) = (read.events, read.whole);
         let until = waiting.last().map_or(0, |(number, _)| *number);
         let learned = self.0.db.change(move |t| {
-            let mut lesson = Lesson { t: &mut *t, key: &key, now, since, until, learned: 0 };
+            let mut lesson = Lesson { t: &mut *t, key: &key, now: &now, since, until, learned: 0 };
             lesson.ghosts(&events, &|user| home.is_ghost(user) || user == home.bot())?;
             let payload = |t: &WriteTxn<'_>, event: &Incoming| {
-                meaning(t, &key, &username, event, files.as_ref(), now)
+                meaning(t, &key, &username, event, files.as_ref(), now.at)
             };
             let sent = lesson.account(&events, &found, &payload)?;
             lesson.cursor(&events, whole, &|user| home.is_ghost(user))?;
@@ -169,15 +169,15 @@ impl Relay {
                 break;
             }
         }
-        let now = self.0.bridge.clock.now();
+        let now = self.0.bridge.clock.moment();
         let mut lost = Vec::new();
         for (message, event) in unlinked {
             let there = caller.account.message(lane.key.room.as_str(), message.as_str());
             if there.await?.is_none() {
                 self.0.inbox.put_removed(&lane.key, message);
-            } else if now.since(time_of(&event, now)) < FORGETS {
+            } else if now.at.since(time_of(&event, now.at)) < FORGETS {
                 // Shown again it is the same event, and what is still missing of it follows; if that is soon.
-                self.0.inbox.is_there(&lane.key, now);
+                self.0.inbox.is_there(&lane.key, now.at);
                 continue;
             }
             lost.push(event);
@@ -189,7 +189,7 @@ impl Relay {
         let (key, home) = (lane.key.clone(), self.0.home.clone());
         let linked = self.0.db.change(move |t| {
             let (since, until) = (Millis(0), 0);
-            let mut lesson = Lesson { t, key: &key, now, since, until, learned: 0 };
+            let mut lesson = Lesson { t, key: &key, now: &now, since, until, learned: 0 };
             lesson.ghosts(&lost, &|user| home.is_ghost(user) || user == home.bot())
         });
         Ok(linked.await?)
@@ -341,7 +341,7 @@ impl Heard {
 struct Lesson<'l, 't> {
     t: &'l mut WriteTxn<'t>,
     key: &'l PortalKey,
-    now: Millis,
+    now: &'l Moment,
     /// From when on rows may be missing; zero when there never were any.
     since: Millis,
     /// The number of the last row that waited before the room was read.
@@ -447,7 +447,7 @@ impl Lesson<'_, '_> {
                 && self.may_be_one_of(said, heard.sent, &left)?
             {
                 let why = (Failure::Unsure, "it was deleted here");
-                fate::failed(self.t, self.key, of.clone(), why, None, self.now)?;
+                fate::failed(self.t, self.key, of.clone(), why, None, self.now.at)?;
             }
             // Of several edits the newest counts: it may be on Gitter already, and must not be undone.
             let outdated = matches!(&heard.meant, Payload::Edit { of, .. } if last_edits.get(of) != Some(&index));
@@ -455,7 +455,7 @@ impl Lesson<'_, '_> {
             let done = heard.done + u32::try_from(messages.len()).unwrap_or(u32::MAX);
             if let Some((number, row)) = heard.row.take() {
                 if carried {
-                    fate::arrived(self.t, self.key, number, self.now)?;
+                    fate::arrived(self.t, self.key, number, self.now.at)?;
                 } else {
                     self.t.remove_outgoing(self.key, number)?;
                     lane.push(Outgoing { done, attempt: Some(self.attempt(heard.sent)?), ..row });
@@ -465,15 +465,16 @@ impl Lesson<'_, '_> {
             let over = carried || answered.contains(&heard.event);
             // Of a lost store: the last words, after those that were carried.
             let last = newest.is_none_or(|newest| index > newest)
-                && self.now.0.saturating_sub(heard.sent.0) < FORGOTTEN_MS
+                && self.now.at.0.saturating_sub(heard.sent.0) < FORGOTTEN_MS
                 && matches!(heard.meant, Payload::Say { .. });
             if !over && self.since.0 == 0 && !last {
                 // The homeserver may have yet to send it.
                 continue;
             }
-            if self.t.mark_seen(&heard.event, self.now)? && !over {
+            if self.t.mark_seen(&heard.event, self.now.at)? && !over {
                 let (event, payload) = (heard.event.clone(), heard.meant.clone());
-                let (sent, attempt) = (heard.sent.min(self.now), Some(self.attempt(heard.sent)?));
+                let (sent, attempt) =
+                    (heard.sent.min(self.now.at), Some(self.attempt(heard.sent)?));
                 lane.push(Outgoing { event, sent, payload, done, attempt, told: None });
                 going += 1;
             }
@@ -508,7 +509,7 @@ impl Lesson<'_, '_> {
             let linked = self.t.links_of_event(&event.event_id)?;
             let linked = linked.iter().any(|link| link.portal == *self.key);
             let Some(meant) = payload(self.t, event).filter(|_| !linked) else {
-                self.t.mark_seen(&event.event_id, self.now)?;
+                self.t.mark_seen(&event.event_id, self.now.at)?;
                 continue;
             };
             let (event, sent) = (event.event_id.clone(), claimed(event));
@@ -541,7 +542,7 @@ impl Lesson<'_, '_> {
     fn attempt(&self, sent: Millis) -> Result<Attempt, StoreError> {
         let link = self.t.last_links(self.key, 1)?.pop().map(|link| link.message);
         let cursor = self.t.cursor(self.key)?.map(|cursor| cursor.last);
-        Ok(echo::attempt(self.now, link.max(cursor), sent))
+        Ok(echo::attempt(self.now.clone(), link.max(cursor), sent))
     }
 
     /// Links an event with the messages that were found to be it; returns whether there is nothing left of it to carry.
@@ -589,7 +590,7 @@ impl Lesson<'_, '_> {
             Payload::Edit { .. } => 1,
             Payload::Delete { of } => {
                 let until = u64::try_from(LONGEST_MEDIA_LINK.as_millis()).unwrap_or(u64::MAX);
-                let until = Millis(self.now.0.saturating_add(until));
+                let until = Millis(self.now.at.0.saturating_add(until));
                 self.t.burn_nonce(&media::revocation(of), until)?;
                 1
             }
@@ -622,7 +623,7 @@ impl Lesson<'_, '_> {
     ) -> Result<(), StoreError> {
         // The time of a ghost's event may be its message's.
         let oldest = events.iter().filter(|event| !is_ghost(&event.sender));
-        let oldest = oldest.map(|event| time_of(event, self.now)).min();
+        let oldest = oldest.map(|event| time_of(event, self.now.at)).min();
         let before = self.t.cursor(self.key)?;
         let carried = events.iter().any(|event| shows(event).is_some())
             || events

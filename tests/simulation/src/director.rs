@@ -430,6 +430,10 @@ impl Director {
                 1 => Loss::Nothing,
                 _ => Loss::Some(self.rng.random()),
             };
+            if loss == Loss::All {
+                // As when the power fails.
+                self.time.boot();
+            }
             self.disk = old.disk().after_crash(loss);
         }
         for attempt in 0..3 {
@@ -543,7 +547,7 @@ impl Director {
         if self.rng.random_bool(0.1)
             && let Some(life) = self.life.as_ref().filter(|life| !life.is_broken())
         {
-            let taken = self.time.wall().now();
+            let taken = self.time.clocks().now();
             self.backups.push((life.disk().bytes(), taken));
             history.note("a backup is made");
         }

@@ -120,7 +120,7 @@ pub async fn rebuild(cradle: &Cradle, seed: u64) -> anyhow::Result<Disk> {
             Ok(Http::over(client.clone(), transport.clone() as Arc<dyn http::Transport>))
         }),
         dialler: Dialler::Network,
-        clock: cradle.time.wall(),
+        clock: cradle.time.clocks(),
         seed,
     };
     let told = matrix_gitter::cli::rebuild_from_matrix(&cradle.settings, &around, Db::new(store));
@@ -195,7 +195,7 @@ impl Life {
                 Ok(Http::over(client.clone(), transport.clone() as Arc<dyn http::Transport>))
             }),
             dialler: Dialler::Other(outlet),
-            clock: cradle.time.wall(),
+            clock: cradle.time.clocks(),
             seed: rng.random(),
         };
         let daemon = Daemon::assemble(

@@ -2,11 +2,11 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, Ordering::Relaxed},
+    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
-use matrix_gitter::db::WallClock;
-use reconcile::model::Millis;
+use matrix_gitter::clock::Clocks;
+use reconcile::model::{Millis, Uptime};
 use tokio::time::Instant;
 
 /// When a simulation begins, in milliseconds since 1970: 2026-01-01.
@@ -18,13 +18,15 @@ pub struct Time {
     began: Instant,
     /// How wrong the clock of the bridge's machine is, in milliseconds.
     skew: Arc<AtomicI64>,
+    /// When that machine was started last, by [`Self::now`].
+    booted: Arc<AtomicU64>,
 }
 
 impl Time {
     /// A clock that shows [`BEGIN`]. Needs a runtime whose clock is paused.
     #[must_use]
     pub fn new() -> Self {
-        Self { began: Instant::now(), skew: Arc::default() }
+        Self { began: Instant::now(), skew: Arc::default(), booted: Arc::new(BEGIN.into()) }
     }
 
     /// Milliseconds since 1970, as the worlds have it.
@@ -38,13 +40,22 @@ impl Time {
         self.skew.store(skew, Relaxed);
     }
 
-    /// The clock of the bridge's machine.
+    /// The bridge's machine is started anew.
+    pub fn boot(&self) {
+        self.booted.store(self.now(), Relaxed);
+    }
+
+    /// The clocks of the bridge's machine.
     #[must_use]
-    pub fn wall(&self) -> WallClock {
-        let time = self.clone();
-        WallClock::telling(move || {
-            Millis(time.now().saturating_add_signed(time.skew.load(Relaxed)))
-        })
+    pub fn clocks(&self) -> Clocks {
+        let (wall, machine) = (self.clone(), self.clone());
+        Clocks::telling(
+            move || Millis(wall.now().saturating_add_signed(wall.skew.load(Relaxed))),
+            move || {
+                let booted = machine.booted.load(Relaxed);
+                Uptime { boot: booted.to_string(), ms: machine.now().saturating_sub(booted) }
+            },
+        )
     }
 }
 
