@@ -388,15 +388,12 @@ pub(super) fn drop_outbox(
     key: &PortalKey,
     now: Millis,
 ) -> Result<bool, StoreError> {
-    let waiting = t.outgoing(key, usize::MAX)?;
-    if waiting.is_empty() {
+    let waiting = t.withdraw_outbox(key)?;
+    if waiting == 0 {
         return Ok(false);
     }
-    for (number, _) in &waiting {
-        t.remove_outgoing(key, *number)?;
-    }
     let room = t.room(&key.room)?.map_or_else(|| key.room.to_string(), |room| room.uri);
-    let words = answer::unsent(&room, waiting.len());
+    let words = answer::unsent(&room, waiting);
     say(t, Target::Account(key.account.clone()), words, now, &mut Hints::default())?;
     Ok(true)
 }

@@ -266,3 +266,23 @@ async fn a_late_edit_that_was_edited_once_more_is_known_again() {
     let parts: Vec<u32> = links.expect("readable").iter().map(|link| link.part).collect();
     assert_eq!(parts, [0, 1000], "and is what a further edit changes");
 }
+
+#[tokio::test]
+async fn what_was_being_sent_at_a_logout_is_known_again_in_the_same_room() {
+    let fixture = Fixture::new().await;
+    let text = json!({"msgtype": "m.text", "body": "hello?"});
+    fixture.holds(&[hers(&fixture, "$1:example.org", "m.room.message", &text)]).await;
+    fixture.agreeable().await;
+    cut_off::was_cut_off(&fixture, fixture.relay.0.bridge.clock.now()).await;
+    let key = fixture.key.clone();
+    let withdrawn = fixture.db.change(move |t| t.withdraw_outbox(&key)).await;
+    assert_eq!(withdrawn.expect("written"), 1);
+    // It lands; and somebody logs in again before the room is closed.
+    let id = fixture.sim.world().post("alice", "acme/rockets", "hello?");
+    fixture.relay.catch_up(&fixture.key);
+    let (key, id) = (fixture.key.clone(), id.parse().expect("an id"));
+    let link = fixture.until("a link", move |t| t.link_of_message(&key, &id)).await;
+    assert_eq!((link.event.as_str(), link.from_matrix), ("$1:example.org", true));
+    assert!(fixture.sent_to(&portal_room()).await.is_empty(), "not shown as said elsewhere");
+    assert_eq!(on_gitter(&fixture), ["hello?"], "and not sent again");
+}

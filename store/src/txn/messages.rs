@@ -14,6 +14,8 @@ use crate::{
 
 // Greater than any message id, which are hex digits.
 const LAST_MESSAGE: &str = "\u{10ffff}";
+/// By how much the times of events may be off.
+const SKEW_MS: u64 = 120_000;
 
 fn lane(key: &PortalKey, number: u64) -> (&str, &str, u64) {
     let (account, room) = parts(key);
@@ -196,6 +198,23 @@ impl WriteTxn<'_> {
     /// Takes an event out of a portal's lane; false if it was out already.
     pub fn remove_outgoing(&mut self, portal: &PortalKey, number: u64) -> Result<bool> {
         self.tables.outbox.remove(&self.handle, lane(portal, number))
+    }
+
+    /// Takes all events out of a portal's lane; returns how many they were. What a call made whose end is not known is learned from
+    /// the portal's room, should that be used again.
+    pub fn withdraw_outbox(&mut self, portal: &PortalKey) -> Result<usize> {
+        let waiting = self.outgoing(portal, usize::MAX)?;
+        for (number, _) in &waiting {
+            self.remove_outgoing(portal, *number)?;
+        }
+        let room = self.portal(portal)?.and_then(|portal| portal.place.room().cloned());
+        let doubtful = waiting.iter().filter(|(_, row)| row.attempt.is_some());
+        let since = doubtful.map(|(_, row)| Millis(row.sent.0.saturating_sub(SKEW_MS))).min();
+        if let Some(since) = since.filter(|_| room.is_some()) {
+            let noted = self.relearn_since(portal)?.map_or(since, |noted| noted.min(since));
+            self.put_relearn(portal, Some(noted))?;
+        }
+        Ok(waiting.len())
     }
 
     /// Keeps that an event and a message are the same.
