@@ -286,3 +286,30 @@ async fn what_was_being_sent_at_a_logout_is_known_again_in_the_same_room() {
     assert!(fixture.sent_to(&portal_room()).await.is_empty(), "not shown as said elsewhere");
     assert_eq!(on_gitter(&fixture), ["hello?"], "and not sent again");
 }
+
+#[tokio::test]
+async fn what_was_shown_in_a_room_before_is_not_shown_in_one_that_is_newer_than_the_store() {
+    let fixture = Fixture::new().await;
+    let world = fixture.sim.world();
+    let begin = world.post("alice", "acme/rockets", "known").parse::<MessageId>().expect("an id");
+    world.post("bob", "acme/rockets", "shown in the room before");
+    let id = world.post("bob", "acme/rockets", "shown here");
+    let key = fixture.key.clone();
+    let cursor = Cursor { begin: begin.clone(), last: begin, gap: None };
+    fixture.db.change(move |t| t.put_cursor(&key, &cursor)).await.expect("written");
+    let now = fixture.relay.0.bridge.clock.now().0;
+    let shown = json!({
+        "type": "m.room.message", "event_id": "$shown:example.org", "room_id": portal_room(),
+        "sender": "@gitter_bob:example.org", "origin_server_ts": now,
+        "content": {"msgtype": "m.text", "body": "shown here", "im.gitter.id": id},
+    });
+    let made = json!({
+        "type": "m.room.create", "event_id": "$made:example.org", "room_id": portal_room(),
+        "sender": "@gitter:example.org", "origin_server_ts": now, "state_key": "", "content": {},
+    });
+    learn_from(&fixture, &[shown, made]).await;
+    let new = world.post("bob", "acme/rockets", "new");
+    fixture.relay.catch_up(&fixture.key);
+    until_linked(&fixture, &new).await;
+    assert_eq!(fixture.sent_to(&portal_room()).await, ["new"]);
+}

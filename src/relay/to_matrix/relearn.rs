@@ -108,12 +108,13 @@ impl Relay {
         let until = waiting.last().map_or(0, |(number, _)| *number);
         let learned = self.0.db.change(move |t| {
             let mut lesson = Lesson { t: &mut *t, key: &key, now: &now, since, until, learned: 0 };
+            let first = lesson.first_shown(&events)?;
             lesson.ghosts(&events, &|user| home.is_ghost(user) || user == home.bot())?;
             let payload = |t: &WriteTxn<'_>, event: &Incoming| {
                 meaning(t, &key, &username, event, files.as_ref(), now.at)
             };
             let sent = lesson.account(&events, &found, &payload)?;
-            lesson.cursor(&events, whole, &|user| home.is_ghost(user))?;
+            lesson.cursor(&events, whole, first, &|user| home.is_ghost(user))?;
             let learned = lesson.learned;
             t.put_relearn(&key, None)?;
             Ok((learned, sent))
@@ -614,11 +615,24 @@ impl Lesson<'_, '_> {
         Ok(newest(links))
     }
 
+    /// The first message shown in the room, if the rows know of none that was: the room is newer than they are.
+    fn first_shown(&self, events: &[Incoming]) -> Result<Option<MessageId>, StoreError> {
+        let mut first = None;
+        for message in events.iter().filter_map(shows) {
+            if self.t.link_of_message(self.key, &message)?.is_some() {
+                return Ok(None);
+            }
+            first = Some(first.map_or(message.clone(), |first: MessageId| first.min(message)));
+        }
+        Ok(first)
+    }
+
     /// From where on the Gitter room is compared with the portal.
     fn cursor(
         &mut self,
         events: &[Incoming],
         whole: bool,
+        first: Option<MessageId>,
         is_ghost: &dyn Fn(&UserId) -> bool,
     ) -> Result<(), StoreError> {
         // The time of a ghost's event may be its message's.
@@ -635,7 +649,10 @@ impl Lesson<'_, '_> {
         }
         let Some(oldest) = oldest else { return Ok(()) };
         let begin = match (&before, whole) {
-            (Some(before), true) => before.begin.clone(),
+            // What is older was shown in a room before this one, and would come late among what was shown here.
+            (Some(before), true) => {
+                first.map_or(before.begin.clone(), |first| first.max(before.begin.clone()))
+            }
             // What is older than the room was not shown in it, and would come late among what was.
             (None, true) if events.iter().any(|event| shows(event).is_some()) => {
                 MessageId::first_of(oldest)
