@@ -2,7 +2,7 @@
 
 use reconcile::{
     driver::Key,
-    model::{Account, Chat, ChatStage, Control, Failure, Link, Millis, PortalKey, Reason, Target},
+    model::{Chat, ChatStage, Control, Failure, Link, Millis, PortalKey, Reason, Target},
     queue::Class,
 };
 use ruma::{OwnedUserId, UserId};
@@ -337,8 +337,7 @@ fn too_late(
     let text = |name: &str| event.content.get(name).and_then(Value::as_str).unwrap_or_default();
     let said = event.kind == "m.room.message" && !matches!(text("msgtype"), "" | "m.notice");
     // Without a chat they are told once there is one.
-    let is_ours = |a: Account| a.control_room().is_some() || a.session.is_active();
-    let known = said && t.account(&event.sender)?.is_some_and(is_ours);
+    let known = said && t.account(&event.sender)?.is_some();
     if !known || !seen_first(t, event, now, hints)? {
         hints.ignored += 1;
         return Ok(());
