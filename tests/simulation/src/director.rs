@@ -8,7 +8,11 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 use gitter_sim::{SimClock, SimConfig};
 use homeserver_sim::{Config, HomeserverSim};
 use matrix_gitter::http::{self, Destination};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{
+    Rng as _, SeedableRng as _,
+    distr::{Distribution as _, weighted::WeightedIndex},
+    rngs::StdRng,
+};
 use reconcile::{model::Millis, port::Clock as _};
 use store::disk::{Disk, Loss};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -18,7 +22,7 @@ use crate::{
     judge::{self, Case},
     life::{self, Cradle, DOMAIN, GITTER_HOST, Life, RESYNC},
     net::{Net, Outage, Side, Trouble},
-    people::People,
+    people::{People, turn, weighted},
     time::{BEGIN, Time},
 };
 
@@ -199,6 +203,7 @@ async fn schedule(seed: u64) -> Report {
         outages: Vec::new(),
         full: false,
         flaws,
+        blows: weighted(BLOWS.iter().map(|(weight, _)| *weight).collect()),
     };
     let calmed = director.play().await;
     director.report(seed, calmed)
@@ -220,6 +225,24 @@ enum Blow {
     Restore,
     Lose,
 }
+
+/// How often what goes wrong.
+const BLOWS: [(u32, Blow); 14] = [
+    (10, Blow::Crash),
+    (25, Blow::CrashSoon),
+    (4, Blow::Restart),
+    (5, Blow::Outage(Side::Homeserver)),
+    (5, Blow::Outage(Side::Gitter)),
+    (5, Blow::Outage(Side::Bridge)),
+    (20, Blow::Trouble),
+    (12, Blow::Faye),
+    (4, Blow::Clock),
+    (3, Blow::DiskFull),
+    (4, Blow::HomeserverRestart),
+    (3, Blow::GitterRestart),
+    (4, Blow::Restore),
+    (2, Blow::Lose),
+];
 
 struct Director {
     rng: StdRng,
@@ -245,10 +268,23 @@ struct Director {
     full: bool,
     /// The homeserver loses sight of events.
     flaws: bool,
+    /// How often which of [`BLOWS`] comes.
+    blows: WeightedIndex<u32>,
 }
 
 impl Director {
     async fn play(&mut self) -> Duration {
+        // What takes many of one kind is found sooner where the others are missing.
+        if self.rng.random_bool(0.5) {
+            self.people.take_habits();
+            let weights = BLOWS.iter().map(|(weight, _)| weight * turn(&mut self.rng));
+            self.blows = weighted(weights.collect());
+        }
+        // There was a time before the bridge.
+        for _ in 0..self.rng.random_range(0..6) {
+            self.people.post();
+            sleep(Duration::from_millis(self.rng.random_range(0..60_000))).await;
+        }
         self.birth();
         // A world without people is no test: most schedules begin with everybody logged in.
         if self.rng.random_bool(0.9) {
@@ -462,30 +498,7 @@ impl Director {
     }
 
     async fn blow(&mut self) {
-        let kinds = [
-            (Blow::Crash, 10),
-            (Blow::CrashSoon, 25),
-            (Blow::Restart, 4),
-            (Blow::Outage(Side::Homeserver), 5),
-            (Blow::Outage(Side::Gitter), 5),
-            (Blow::Outage(Side::Bridge), 5),
-            (Blow::Trouble, 20),
-            (Blow::Faye, 12),
-            (Blow::Clock, 4),
-            (Blow::DiskFull, 3),
-            (Blow::HomeserverRestart, 4),
-            (Blow::GitterRestart, 3),
-            (Blow::Restore, 4),
-            (Blow::Lose, 2),
-        ];
-        let total: i32 = kinds.iter().map(|(_, weight)| weight).sum();
-        let mut at = self.rng.random_range(0..total);
-        let found = kinds.iter().find(|(_, weight)| {
-            let here = at < *weight;
-            at -= weight;
-            here
-        });
-        let Some((kind, _)) = found else { return };
+        let kind = BLOWS[self.blows.sample(&mut self.rng)].1;
         let history = self.history.clone();
         match kind {
             Blow::Crash => {
@@ -505,7 +518,7 @@ impl Director {
                 history.fault("graceful restart", "");
                 self.rebirth().await;
             }
-            Blow::Outage(side) => self.outage(*side).await,
+            Blow::Outage(side) => self.outage(side).await,
             Blow::Trouble => self.trouble(),
             Blow::Faye => self.blow_to_faye(),
             Blow::Clock => {
@@ -585,6 +598,13 @@ impl Director {
             let trouble = troubles[self.rng.random_range(0..3)];
             self.history.fault("changes fail", format!("at the {side:?}: {trouble:?}"));
             self.net.set_paralysis(side, trouble);
+            return;
+        }
+        if self.rng.random_bool(0.3) {
+            let kinds = Trouble::kinds(503);
+            let trouble = kinds[self.rng.random_range(0..kinds.len())];
+            self.history.note(format!("{share} of 1000 requests to the {side:?}: {trouble:?}"));
+            self.net.set_plague(side, trouble, share);
             return;
         }
         self.history.note(format!("{share} of 1000 requests to the {side:?} go wrong now"));

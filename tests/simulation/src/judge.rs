@@ -755,6 +755,15 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             event.state_key.as_deref() == Some(key.account.as_str()) && event.membership() == "join"
         });
         let Some(joined) = joined else { continue };
+        // What was shown in the room before this one went with it, if that was deleted.
+        let create = events.iter().find(|event| event.kind == "m.room.create");
+        let old = create.and_then(|event| event.content["predecessor"]["room_id"].as_str());
+        let came = old.filter(|old| case.people.purged.contains(*old)).and_then(|_| {
+            let is_bot = |e: &&Event| e.state_key.as_deref() == Some(bot().as_str());
+            let came = events.iter().filter(is_bot).rfind(|e| e.membership() == "join");
+            came.map(|event| event.came)
+        });
+        let since = joined.came.max(came.unwrap_or_default());
         let order = |last: &mut Option<usize>, word: &str| {
             let at = timeline.iter().position(|m| {
                 m.sender != key.account.as_str()
@@ -772,19 +781,23 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
         for (n, message) in messages.iter().enumerate() {
             let sent = crate::judge::ms_of(&message.sent);
             for word in words_in(&message.text) {
-                if sent <= joined.came {
-                    // Not all of it has to be here; but what is, in order.
-                    if !message.edited && counts.contains_key(word) && !before.contains_key(word) {
+                let own = |said: &&Said| {
+                    let mut words = said.edits.iter().chain([&said.text]).chain(&said.end);
+                    said.portal == key && words.any(|mine| mine == word)
+                };
+                if sent <= since {
+                    // Not all of it has to be here; but what is, in order. Of what was said in a room that was replaced a bridge whose
+                    // rows are lost knows nothing.
+                    let anywhere = case.restored()
+                        && case.people.said.iter().find(own).is_some_and(|s| s.room != room.id);
+                    let known = !message.edited && !before.contains_key(word) && !anywhere;
+                    if known && counts.contains_key(word) {
                         order(&mut last, word);
                     }
                     continue;
                 }
                 // The account's own words stay as they are here: changed later than Gitter allows, deleted, or said in a
                 // room that was replaced since.
-                let own = |said: &&Said| {
-                    let mut words = said.edits.iter().chain([&said.text]).chain(&said.end);
-                    said.portal == key && words.any(|mine| mine == word)
-                };
                 if case.people.said.iter().find(own).is_some_and(|said| {
                     said.room != room.id || said.deleted || !said.edits.is_empty()
                 }) {

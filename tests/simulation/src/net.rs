@@ -94,6 +94,24 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// What any request may meet with.
+    pub(crate) fn kinds(status: u16) -> [Self; 12] {
+        [
+            Self::ResetBefore,
+            Self::ResetAfter,
+            Self::SilentBefore,
+            Self::SilentAfter,
+            Self::Slow,
+            Self::Slow,
+            Self::Late,
+            Self::Limited,
+            Self::Status(status),
+            Self::StatusAfter(status),
+            Self::Html,
+            Self::HalfBody,
+        ]
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::ResetBefore => "reset before the effect",
@@ -285,20 +303,7 @@ impl Net {
             return Some(trouble);
         }
         let status = [500, 502, 503, 504][state.rng.random_range(0..4)];
-        let mut kinds = vec![
-            Trouble::ResetBefore,
-            Trouble::ResetAfter,
-            Trouble::SilentBefore,
-            Trouble::SilentAfter,
-            Trouble::Slow,
-            Trouble::Slow,
-            Trouble::Late,
-            Trouble::Limited,
-            Trouble::Status(status),
-            Trouble::StatusAfter(status),
-            Trouble::Html,
-            Trouble::HalfBody,
-        ];
+        let mut kinds = Trouble::kinds(status).to_vec();
         // What a proxy may repeat; and the homeserver's transactions, which it repeats itself.
         if side == Side::Bridge || matches!(*method, Method::GET | Method::PUT | Method::DELETE) {
             kinds.push(Trouble::Twice);

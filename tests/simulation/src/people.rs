@@ -12,7 +12,12 @@ use gitter_sim::RoomSpec;
 use harness::{Browser, Carry, Consent};
 use homeserver_sim::Person;
 use matrix_gitter::matrix::room::PORTAL_KEY;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{
+    Rng as _, SeedableRng as _,
+    distr::{Distribution as _, weighted::WeightedIndex},
+    rngs::StdRng,
+    seq::IndexedRandom as _,
+};
 use reconcile::model::PortalKey;
 use serde_json::json;
 
@@ -150,6 +155,65 @@ pub struct People {
     /// Rooms that an admin of the homeserver has deleted.
     pub purged: BTreeSet<String>,
     number: u32,
+    /// How often which of [`ACTS`] is done.
+    habits: WeightedIndex<u32>,
+    /// How often which of [`WORDS`] is said to the bot.
+    talk: WeightedIndex<u32>,
+}
+
+/// What somebody does, and of a thousand acts how many are such.
+type Act = (u32, fn(&mut People, usize));
+
+const ACTS: [Act; 24] = [
+    (260, People::say),
+    (40, People::amend),
+    (20, People::delete_said),
+    (200, |people, _| people.post()),
+    (40, |people, _| people.edit_posted()),
+    (20, |people, _| people.delete_posted()),
+    (120, People::accept),
+    (10, People::decline),
+    (12, People::leave_portal),
+    (128, People::chat),
+    (20, |people, _| people.come_on_gitter()),
+    (20, |people, _| people.go_on_gitter()),
+    (10, |people, _| people.ban_on_gitter()),
+    (10, |people, _| people.rename()),
+    (7, |people, _| people.revoke()),
+    (5, People::purge),
+    (6, |people, _| people.rename_person()),
+    (2, |people, _| people.silence()),
+    (4, People::leave_chat),
+    (2, People::intrude),
+    (6, People::upgrade),
+    (2, People::upgrade_chat),
+    (6, People::invite_late),
+    (50, People::log_in),
+];
+
+/// What people say to the bot: of a hundred how many, what, whether about a room, and what is wanted by it.
+const WORDS: [(u32, &str, bool, Option<Word>); 8] = [
+    (20, "list", false, None),
+    (25, "gjoin", true, Some(Word::Open)),
+    (15, "gpart", true, Some(Word::Part)),
+    (20, "invite", true, Some(Word::Open)),
+    (5, "status", false, None),
+    (5, "what is this", false, None),
+    (3, "logout", false, Some(Word::Logout)),
+    (7, "login", false, None),
+];
+
+/// By how much something is done more often than usual.
+pub(crate) fn turn(rng: &mut StdRng) -> u32 {
+    [0, 1, 1, 1, 5][rng.random_range(0..5)]
+}
+
+/// With nothing to do at all, everything is done equally often.
+pub(crate) fn weighted(mut weights: Vec<u32>) -> WeightedIndex<u32> {
+    if weights.iter().all(|weight| *weight == 0) {
+        weights.fill(1);
+    }
+    WeightedIndex::new(weights).expect("some weight")
 }
 
 impl People {
@@ -187,6 +251,8 @@ impl People {
             uninvited: Vec::new(),
             purged: BTreeSet::new(),
             number: 0,
+            habits: weighted(ACTS.iter().map(|(weight, _)| *weight).collect()),
+            talk: weighted(WORDS.iter().map(|(weight, ..)| *weight).collect()),
         }
     }
 
@@ -324,32 +390,8 @@ impl People {
     /// Somebody does something.
     pub fn step(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
-        match self.rng.random_range(0..1000) {
-            0..260 => self.say(account),
-            260..300 => self.amend(account),
-            300..320 => self.delete_said(account),
-            320..520 => self.post(),
-            520..560 => self.edit_posted(),
-            560..580 => self.delete_posted(),
-            580..700 => self.accept(account),
-            700..710 => self.decline(account),
-            710..722 => self.leave_portal(account),
-            722..850 => self.chat(account),
-            850..870 => self.come_on_gitter(),
-            870..890 => self.go_on_gitter(),
-            890..900 => self.ban_on_gitter(),
-            900..910 => self.rename(),
-            910..917 => self.revoke(),
-            917..922 => self.purge(account),
-            922..928 => self.rename_person(),
-            928..930 => self.silence(),
-            930..934 => self.leave_chat(account),
-            934..936 => self.intrude(account),
-            936..942 => self.upgrade(account),
-            942..944 => self.upgrade_chat(account),
-            944..950 => self.invite_late(account),
-            _ => self.log_in(account),
-        }
+        let drawn = self.habits.sample(&mut self.rng);
+        ACTS[drawn].1(self, account);
     }
 
     /// Everything that should be pleasant: everybody has a chat, is logged in, and accepts invites.
@@ -447,7 +489,8 @@ impl People {
         }
     }
 
-    fn post(&mut self) {
+    /// Somebody says something on Gitter.
+    pub fn post(&mut self) {
         let Some(room) = self.rooms.choose(&mut self.rng).cloned() else { return };
         let members = self.gitter.members(&room.id);
         if let Some(who) = members.choose(&mut self.rng).cloned() {
@@ -542,16 +585,8 @@ impl People {
         };
         let Some(room) = self.rooms.choose(&mut self.rng).cloned() else { return };
         let logged_in = self.accounts[account].logged_in.load(SeqCst);
-        let (text, word) = match self.rng.random_range(0..100) {
-            0..20 => ("list".to_owned(), None),
-            20..45 => (format!("gjoin {}", room.uri), Some(Word::Open)),
-            45..60 => (format!("gpart {}", room.uri), Some(Word::Part)),
-            60..80 => (format!("invite {}", room.uri), Some(Word::Open)),
-            80..85 => ("status".to_owned(), None),
-            85..90 => ("what is this".to_owned(), None),
-            90..93 => ("logout".to_owned(), Some(Word::Logout)),
-            _ => ("login".to_owned(), None),
-        };
+        let (_, text, named, word) = WORDS[self.talk.sample(&mut self.rng)].clone();
+        let text = if named { format!("{text} {}", room.uri) } else { text.to_owned() };
         let person = &self.accounts[account].person;
         let Ok(event) = person.say(&chat, &text) else { return };
         self.history.note(format!("{} tells the bot: {text}", person.id()));
@@ -614,6 +649,14 @@ impl People {
             }
             busy.store(false, SeqCst);
         });
+    }
+
+    /// Everybody does some things more often than usual, and others never.
+    pub fn take_habits(&mut self) {
+        let weights: Vec<u32> = ACTS.iter().map(|(w, _)| w * turn(&mut self.rng)).collect();
+        self.habits = weighted(weights);
+        let words: Vec<u32> = WORDS.iter().map(|(w, ..)| w * turn(&mut self.rng)).collect();
+        self.talk = weighted(words);
     }
 
     /// Whether an account believes to be logged in.
