@@ -232,9 +232,14 @@ pub async fn run<R: Rng + Send>(
     }
 }
 
+/// Each account has a connection, on which little is said: what is kept for it all the time is small. Messages may be longer.
+const BUFFER: usize = 4 * 1024;
+
 /// What the websocket layer accepts.
 fn bounds() -> WebSocketConfig {
     WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
         .max_message_size(Some(MAX_FRAME))
         .max_frame_size(Some(MAX_FRAME))
         .max_write_buffer_size(MAX_FRAME)

@@ -49,6 +49,8 @@ pub(crate) async fn serve(world: World, conn: Conn, request: Request) -> Respons
         return match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
             Ok(upgrade) => upgrade
                 .max_message_size(BODY_LIMIT)
+                .read_buffer_size(4 * 1024)
+                .write_buffer_size(4 * 1024)
                 .on_upgrade(move |ws| socket(world, conn, ws, timeout_ms, ping_ms))
                 .into_response(),
             Err(rejection) => rejection.into_response(),
