@@ -648,19 +648,16 @@ impl Lesson<'_, '_> {
             return Ok(());
         }
         let Some(oldest) = oldest else { return Ok(()) };
-        let begin = match (&before, whole) {
-            // What is older was shown in a room before this one, and would come late among what was shown here.
-            (Some(before), true) => {
-                first.map_or(before.begin.clone(), |first| first.max(before.begin.clone()))
+        let begin = match (&before, whole, first) {
+            // What is older was shown in a room before this one, if at all, and would come late among what was shown here.
+            (before, true, Some(first)) => {
+                before.as_ref().map_or(first.clone(), |before| before.begin.clone().max(first))
             }
-            // What is older than the room was not shown in it, and would come late among what was.
-            (None, true) if events.iter().any(|event| shows(event).is_some()) => {
-                MessageId::first_of(oldest)
-            }
+            (Some(before), true, None) => before.begin.clone(),
             // By a clock that may be ahead of Gitter's.
-            (None, true) => MessageId::first_of(Millis(oldest.0.saturating_sub(SKEW_MS))),
+            (None, true, None) => MessageId::first_of(Millis(oldest.0.saturating_sub(SKEW_MS))),
             // What is older was carried, as far as anybody can tell: it must not look new.
-            (_, false) => {
+            (_, false, _) => {
                 let cut = MessageId::first_of(Millis(oldest.0.saturating_add(SKEW_MS)));
                 before.as_ref().map_or(cut.clone(), |before| before.begin.clone().max(cut))
             }
