@@ -91,6 +91,8 @@ struct Pair {
     member: bool,
     /// How often a portal was asked for.
     opened: usize,
+    /// Since when all of it has been true.
+    settled: Option<Instant>,
 }
 
 /// Where the one who logs out and in again stands.
@@ -218,8 +220,14 @@ impl<'a> Life<'a> {
             people.push(person);
         }
         let pairs = MOVING.iter().flat_map(|room| [0, 1].map(|who| (who, *room)));
-        let pairs =
-            pairs.map(|(who, room)| Pair { who, room, portal: false, member: false, opened: 0 });
+        let pairs = pairs.map(|(who, room)| Pair {
+            who,
+            room,
+            portal: false,
+            member: false,
+            opened: 0,
+            settled: None,
+        });
         Ok(Life {
             gitter,
             gate,

@@ -1,5 +1,7 @@
 //! What people do while it storms.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use gitter_sim::{Fault, Matcher};
 use rand::Rng as _;
@@ -7,6 +9,9 @@ use tokio::time::Instant;
 
 use super::{Life, Login, MOVING, Pair, STEADY, Said};
 use crate::{Browser, Consent, titled};
+
+/// Within so much time the bridge has learned what became of a call to Gitter, however that was hurt: it waits for it for 30 s.
+const HEARD: Duration = Duration::from_secs(31);
 
 impl Life<'_> {
     /// Does one thing. While the homeserver is away people can't do anything there.
@@ -79,10 +84,15 @@ impl Life<'_> {
     /// Somebody comes or goes, in one of the ways that there are, when the last such wish has come true.
     async fn move_about(&mut self) -> Result<()> {
         let index = self.rng.random_range(0..self.pairs.len());
-        let pair = &self.pairs[index];
-        if !self.is_settled(pair) {
+        // The bridge has to hear of it, too: it carries out what it does not know to be done, and what is taken back looks like that.
+        let settled = self.is_settled(&self.pairs[index]);
+        let pair = &mut self.pairs[index];
+        let since = pair.settled.get_or_insert_with(Instant::now).elapsed();
+        if !settled || since < HEARD {
+            pair.settled = pair.settled.filter(|_| settled);
             return Ok(());
         }
+        let pair = &self.pairs[index];
         let (who, room, name) = (pair.who, pair.room, self.names[pair.who]);
         let (person, chat) = (&self.people[who], &self.chats[who]);
         if !pair.member {
@@ -125,7 +135,7 @@ impl Life<'_> {
         };
         let pair = &mut self.pairs[index];
         pair.opened += usize::from(portal);
-        (pair.portal, pair.member) = (portal, member);
+        (pair.portal, pair.member, pair.settled) = (portal, member, None);
         Ok(())
     }
 
