@@ -206,7 +206,9 @@ async fn schedule(seed: u64) -> Report {
         blows: weighted(BLOWS.iter().map(|(weight, _)| *weight).collect()),
     };
     let calmed = director.play().await;
-    director.report(seed, calmed)
+    let report = director.report(seed, calmed);
+    director.end();
+    report
 }
 
 /// What goes wrong, besides single requests.
@@ -699,6 +701,15 @@ impl Director {
             self.net.set_trouble(Side::Homeserver, 0);
             sleep(Duration::from_secs(10)).await;
             self.people.step();
+        }
+    }
+
+    /// Cuts what holds the worlds and the bridge to each other, so that nothing of them is left.
+    fn end(&mut self) {
+        self.home.world().disconnect();
+        self.net.set_life(None);
+        if let Some(life) = self.life.take() {
+            life.die("with its world");
         }
     }
 
