@@ -76,7 +76,11 @@ impl Intake {
     ///
     /// When that can't be noted.
     pub async fn missed(&self, since: Millis) -> Result<(), StoreError> {
-        self.0.bridge.state.change(move |t| t.note_unheard(since)).await?;
+        let noted = self.0.bridge.state.change(move |t| {
+            t.note_start(since)?;
+            t.note_unheard(since)
+        });
+        noted.await?;
         self.0.lateness.ring();
         Ok(())
     }

@@ -228,6 +228,22 @@ async fn what_was_said_last_before_a_store_was_lost_is_sent_though_nothing_befor
 }
 
 #[tokio::test]
+async fn what_was_said_since_a_store_was_made_anew_is_sent_whatever_came_after_it() {
+    let fixture = Fixture::new().await;
+    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
+    let events = [
+        hers(&fixture, "$second:example.org", "m.room.message", &second),
+        hers(&fixture, "$first:example.org", "m.room.message", &first),
+    ];
+    fixture.holds(&events).await;
+    fixture.sim.world().post("alice", "acme/rockets", "two");
+    let began = Millis(fixture.relay.0.bridge.clock.now().0 - 60_000);
+    fixture.db.change(move |t| t.note_start(began)).await.expect("written");
+    learn_since(&fixture, Millis(0)).await;
+    assert_eq!(waiting(&fixture).await, ["$first:example.org"]);
+}
+
+#[tokio::test]
 async fn a_backup_may_be_older_than_the_clock_said_that_dated_it() {
     let fixture = Fixture::new().await;
     let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));

@@ -464,11 +464,12 @@ impl Lesson<'_, '_> {
                 continue;
             }
             let over = carried || answered.contains(&heard.event);
-            // Of a lost store: the last words, after those that were carried.
+            // Of a lost store: the last words, after those that were carried; and what was said since there is this one.
+            let since = self.t.began()?.is_some_and(|began| heard.sent >= began);
             let last = newest.is_none_or(|newest| index > newest)
                 && self.now.at.0.saturating_sub(heard.sent.0) < FORGOTTEN_MS
                 && matches!(heard.meant, Payload::Say { .. });
-            if !over && self.since.0 == 0 && !last {
+            if !over && self.since.0 == 0 && !last && !since {
                 // The homeserver may have yet to send it.
                 continue;
             }

@@ -6,6 +6,7 @@ use super::Txn;
 use crate::{WriteTxn, error::Result, tables::Mode};
 
 /// Rows of the table `meta`.
+const BEGAN: &str = "began";
 const OBEYED: &str = "obeyed_until";
 const UNHEARD: &str = "unheard_since";
 
@@ -14,6 +15,11 @@ impl<M: Mode> Txn<M> {
     /// From when on events may have been kept back, until rooms were read; `None` when all were heard.
     pub fn unheard_since(&self) -> Result<Option<Millis>> {
         self.tables.meta.get(&self.handle, UNHEARD)
+    }
+
+    /// When a bridge was first started on this store: no earlier one has carried what was said since. `None` if that is not known.
+    pub fn began(&self) -> Result<Option<Millis>> {
+        self.tables.meta.get(&self.handle, BEGAN)
     }
 
     /// Until when everything was obeyed, though no row knows of it: 0 but for a store that was made anew from the rooms.
@@ -27,6 +33,14 @@ impl WriteTxn<'_> {
     /// See [`Txn::obeyed_until`].
     pub fn put_obeyed_until(&mut self, at: Millis) -> Result<()> {
         self.tables.meta.put(&self.handle, OBEYED, &at)
+    }
+
+    /// A bridge is started on this store; see [`Txn::began`].
+    pub fn note_start(&mut self, at: Millis) -> Result<()> {
+        match self.began()? {
+            Some(_) => Ok(()),
+            None => self.tables.meta.put(&self.handle, BEGAN, &at),
+        }
     }
 
     /// Events from `since` on may have been kept back. What was noted before and is older stays.
