@@ -337,7 +337,10 @@ fn too_late(
     let text = |name: &str| event.content.get(name).and_then(Value::as_str).unwrap_or_default();
     let said = event.kind == "m.room.message" && !matches!(text("msgtype"), "" | "m.notice");
     // Without a chat they are told once there is one.
-    let known = said && t.account(&event.sender)?.is_some();
+    // Or who is just beginning one, with a store that was made anew.
+    let begins = |chat: &Chat| chat.account == event.sender;
+    let known =
+        said && (t.account(&event.sender)?.is_some() || t.chats()?.iter().any(|(_, c)| begins(c)));
     if !known || !seen_first(t, event, now, hints)? {
         hints.ignored += 1;
         return Ok(());
