@@ -537,14 +537,21 @@ fn as_asked(case: &Case<'_>) {
         // room that a closed portal's was upgraded to.
         let rooms = case.home.rooms();
         let view = rooms.iter().find(|room| room.id == *chat);
-        let is_newer = |room: &RoomView| {
-            room.creator == account.person.id() && portal_of(room).is_none() && room.id != *chat
+        let events = case.home.events(chat);
+        let begun = events.first().map_or(0, |event| event.came);
+        let is_newer = |event: &Event| {
+            event.state_key.as_deref() == Some(bot().as_str())
+                && event.membership() == "invite"
+                && event.sender == account.person.id()
+                && event.came > begun
         };
-        let moved = rooms.iter().any(|room| has_bot(room) && is_newer(room));
+        let others = rooms.iter().filter(|room| room.id != *chat && portal_of(room).is_none());
+        let moved = others
+            .filter(|room| room.creator == account.person.id())
+            .any(|room| has_bot(room) || case.home.events(&room.id).iter().any(is_newer));
         if (case.restored() || case.flaws || moved) && view.is_none_or(|room| !has_bot(room)) {
             continue;
         }
-        let events = case.home.events(chat);
         let is_text = |e: &&Event| e.kind == "m.room.message";
         let asked = events.iter().filter(is_text).rev().find(|e| e.sender == account.person.id());
         let asked = asked.filter(|asked| case.lost.is_none_or(|lost| asked.came >= lost));
