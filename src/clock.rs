@@ -85,6 +85,7 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_machines_own_clock_goes_on_from_process_to_process() {
         let told = of_machine().expect("Linux tells");
