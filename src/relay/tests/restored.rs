@@ -214,15 +214,20 @@ async fn of_what_was_deleted_before_it_could_be_learned_its_sender_is_told_that_
     assert_eq!(fate.event, "$said:example.org");
 }
 
+/// Alice said "one" in the portal, and then "two".
+async fn holds_two(fixture: &Fixture) {
+    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
+    let events = [
+        hers(fixture, "$second:example.org", "m.room.message", &second),
+        hers(fixture, "$first:example.org", "m.room.message", &first),
+    ];
+    fixture.holds(&events).await;
+}
+
 #[tokio::test]
 async fn what_was_said_last_before_a_store_was_lost_is_sent_though_nothing_before_it_was() {
     let fixture = Fixture::new().await;
-    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
-    let events = [
-        hers(&fixture, "$second:example.org", "m.room.message", &second),
-        hers(&fixture, "$first:example.org", "m.room.message", &first),
-    ];
-    fixture.holds(&events).await;
+    holds_two(&fixture).await;
     learn_since(&fixture, Millis(0)).await;
     assert_eq!(waiting(&fixture).await, ["$first:example.org", "$second:example.org"]);
 }
@@ -230,12 +235,7 @@ async fn what_was_said_last_before_a_store_was_lost_is_sent_though_nothing_befor
 #[tokio::test]
 async fn what_was_said_since_a_store_was_made_anew_is_sent_whatever_came_after_it() {
     let fixture = Fixture::new().await;
-    let [first, second] = ["one", "two"].map(|body| json!({"msgtype": "m.text", "body": body}));
-    let events = [
-        hers(&fixture, "$second:example.org", "m.room.message", &second),
-        hers(&fixture, "$first:example.org", "m.room.message", &first),
-    ];
-    fixture.holds(&events).await;
+    holds_two(&fixture).await;
     fixture.sim.world().post("alice", "acme/rockets", "two");
     let began = Millis(fixture.relay.0.bridge.clock.now().0 - 60_000);
     fixture.db.change(move |t| t.note_start(began)).await.expect("written");
