@@ -3,14 +3,15 @@
 use std::{
     fmt, fs,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rand::Rng as _;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use reconcile::{
     model::{Millis, Uptime},
     port::Clock,
 };
+use tokio::time::Instant;
 
 /// The clock on the wall, which can jump, and the machine's own, which can't. Clones are the same ones.
 #[derive(Clone)]
@@ -72,8 +73,8 @@ fn of_machine() -> Option<Uptime> {
 /// Since the first question of this process: elsewhere no more is known than that one before it has ended.
 fn of_process() -> Uptime {
     static BEGAN: OnceLock<(String, Instant)> = OnceLock::new();
-    let (boot, began) =
-        BEGAN.get_or_init(|| (format!("{:032x}", rand::rng().random::<u128>()), Instant::now()));
+    let name = || format!("{:032x}", StdRng::from_os_rng().random::<u128>());
+    let (boot, began) = BEGAN.get_or_init(|| (name(), Instant::now()));
     Uptime { boot: boot.clone(), ms: millis(began.elapsed()) }
 }
 
