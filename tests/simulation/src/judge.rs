@@ -725,6 +725,18 @@ fn arrived(
     ));
 }
 
+/// What was shown in the room before this one went with it, if that was deleted: since when the bot is in this one, then.
+fn moved_in(case: &Case<'_>, events: &[Event]) -> u64 {
+    let create = events.iter().find(|event| event.kind == "m.room.create");
+    let old = create.and_then(|event| event.content["predecessor"]["room_id"].as_str());
+    if old.is_none_or(|old| !case.people.purged.contains(old)) {
+        return 0;
+    }
+    let is_bot = |e: &&Event| e.state_key.as_deref() == Some(bot().as_str());
+    let came = events.iter().filter(is_bot).rfind(|e| e.membership() == "join");
+    came.map_or(0, |event| event.came)
+}
+
 /// Everything on Gitter is in each portal that was open then, once, in order.
 fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
     let history = case.history;
@@ -762,15 +774,7 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             event.state_key.as_deref() == Some(key.account.as_str()) && event.membership() == "join"
         });
         let Some(joined) = joined else { continue };
-        // What was shown in the room before this one went with it, if that was deleted.
-        let create = events.iter().find(|event| event.kind == "m.room.create");
-        let old = create.and_then(|event| event.content["predecessor"]["room_id"].as_str());
-        let came = old.filter(|old| case.people.purged.contains(*old)).and_then(|_| {
-            let is_bot = |e: &&Event| e.state_key.as_deref() == Some(bot().as_str());
-            let came = events.iter().filter(is_bot).rfind(|e| e.membership() == "join");
-            came.map(|event| event.came)
-        });
-        let since = joined.came.max(came.unwrap_or_default());
+        let since = joined.came.max(moved_in(case, &events));
         let order = |last: &mut Option<usize>, word: &str| {
             let at = timeline.iter().position(|m| {
                 m.sender != key.account.as_str()
