@@ -842,12 +842,22 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
                 order(&mut last, word);
             }
         }
-        for posted in case.people.posted.iter().filter(|p| p.deleted && p.room == key.room.as_str())
-        {
-            // One with answers is kept, blank.
-            if counts.contains_key(&posted.text) && posted.at > joined.came {
-                history.violation(format!("{} was deleted on Gitter, and is here", posted.text));
-            }
+        deleted_is_gone(case, &key, &counts, joined.came);
+    }
+}
+
+/// What was deleted on Gitter is in no portal whose account came into it before.
+fn deleted_is_gone(
+    case: &Case<'_>,
+    key: &PortalKey,
+    counts: &BTreeMap<String, usize>,
+    joined: u64,
+) {
+    let deleted = case.people.posted.iter().filter(|p| p.deleted && p.room == key.room.as_str());
+    for posted in deleted {
+        // One with answers is kept, blank.
+        if counts.contains_key(&posted.text) && posted.at > joined {
+            case.history.violation(format!("{} was deleted on Gitter, and is here", posted.text));
         }
     }
 }
