@@ -34,7 +34,7 @@ fn looks() -> GitterRoom {
 }
 
 fn condition() -> Condition {
-    Condition { why: Refusal::Homeserver, detail: String::new(), since: Millis(1).into() }
+    Condition { why: Refusal::Homeserver, detail: String::new(), since: Millis(1) }
 }
 
 fn room_id(n: u8) -> GitterRoomId {
