@@ -336,11 +336,9 @@ fn too_late(
     }
     let text = |name: &str| event.content.get(name).and_then(Value::as_str).unwrap_or_default();
     let said = event.kind == "m.room.message" && !matches!(text("msgtype"), "" | "m.notice");
-    // Without a chat they are told once there is one.
-    // Or who is just beginning one, with a store that was made anew.
-    let begins = |chat: &Chat| chat.account == event.sender;
-    let known =
-        said && (t.account(&event.sender)?.is_some() || t.chats()?.iter().any(|(_, c)| begins(c)));
+    // Who has no chat, or is just beginning one with a store that was made anew, is told once it is there.
+    let is_theirs = |(_, chat): &(_, Chat)| chat.account == event.sender;
+    let known = said && (t.account(&event.sender)?.is_some() || t.chats()?.iter().any(is_theirs));
     if !known || !seen_first(t, event, now, hints)? {
         hints.ignored += 1;
         return Ok(());

@@ -384,6 +384,31 @@ async fn what_comes_from_a_room_that_its_portal_has_left_is_told_of_in_the_contr
 }
 
 #[tokio::test]
+async fn what_came_too_late_is_told_of_to_whoever_has_no_chat_yet_and_to_no_stranger() {
+    let fixture = Fixture::new().await;
+    let gone = room_id!("!gone:example.org").to_owned();
+    let users = ["@left:example.org", "@begins:example.org", "@stranger:example.org"];
+    let [left, begins, stranger] = users.map(|user| OwnedUserId::try_from(user).expect("an id"));
+    let (out, new) = (left.clone(), begins.clone());
+    let written = fixture.db.change(move |t| {
+        t.put_account(&out, &Account::default())?;
+        let stage = reconcile::model::ChatStage::Invited;
+        let chat = reconcile::model::Chat::new(new.clone(), stage, Millis(1));
+        t.put_chat(room_id!("!new:example.org"), &chat)
+    });
+    written.await.expect("written");
+    for (n, sender) in [&left, &begins, &stranger].into_iter().enumerate() {
+        let said = fixture.said_by_alice(gone.clone(), &format!("${n}:example.org"), "hello");
+        fixture.take(Incoming { sender: sender.clone(), ..said }).await;
+    }
+    for (user, is_told) in [(left, true), (begins, true), (stranger, false)] {
+        let to = Target::Account(user);
+        let told = fixture.db.look(move |t| t.has_notices(&to)).await.expect("readable");
+        assert_eq!(told, is_told);
+    }
+}
+
+#[tokio::test]
 async fn words_for_a_portal_the_bot_is_not_in_any_more_are_said_in_the_control_room() {
     let fixture = Fixture::new().await;
     fixture.refuse("PUT", "portal.*/send/", 403, "M_FORBIDDEN").await;
