@@ -85,6 +85,7 @@ fn portals() -> impl Strategy<Value = Portal> {
             shown: shown.then(looks),
             successor: None,
             before: None,
+            doubtful: None,
             // Only what has a place can be missed.
             missing_since: missing_since.filter(|_| place.room().is_some()),
             place,

@@ -238,13 +238,11 @@ impl Desk<'_, '_> {
         self.t.put_account(self.user, &self.account)?;
         self.t.wipe_token(self.user)?;
         self.hints.portals = true;
-        for key in outboxes_of(self.t, self.user)? {
-            self.hints.words |= drop_outbox(self.t, &key, self.now)?;
-        }
         let portals = self.t.portals_of(self.user)?;
-        if portals.is_empty() {
-            return Ok(answer::done(Verb::Logout, ""));
-        }
+        let answer = match portals.is_empty() {
+            true => answer::done(Verb::Logout, ""),
+            false => answer::working(Verb::Logout, ""),
+        };
         for (id, mut portal) in portals {
             let at = self.at.max(portal.open.at);
             portal.open.ask(false, Reason::Logout, at);
@@ -254,10 +252,13 @@ impl Desk<'_, '_> {
             self.t.put_portal(&key, &portal)?;
             self.hints.key(Key::Portal(key), Class::Waiting);
         }
-        Ok(answer::working(Verb::Logout, ""))
+        // Nobody can send any more what waits: its author is told before the portal goes and takes it along.
+        for key in outboxes_of(self.t, self.user)? {
+            self.hints.words |= drop_outbox(self.t, &key, self.now)?;
+        }
+        Ok(answer)
     }
 
-    /// Nobody can send any more what waits: say so, before the portal goes and takes it along.
     fn status(&self) -> Result<Answer, StoreError> {
         let portals = self.t.portals_of(self.user)?;
         let mut pending = Vec::new();

@@ -99,7 +99,9 @@ impl Rules {
         }
         let Some(person) = session.person() else {
             // A run whose rows are lost may have read it in the room, and sent it.
-            let unsure = t.relearn_since(key)?.is_some();
+            let unlearned = t.relearn_since(key)?.is_some();
+            let doubtful = t.portal(key)?.is_some_and(|portal| portal.doubtful.is_some());
+            let unsure = unlearned || doubtful && matches!(reading, Reading::Redaction(_));
             return match &reading {
                 Reading::Redaction(of) if t.links_of_event(of)?.is_empty() && !unsure => Ok(()),
                 Reading::Redaction(of) if !unsure => {

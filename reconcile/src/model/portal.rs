@@ -116,6 +116,10 @@ pub struct Portal {
     /// The room it was in before this one: upgraded, or lost. What was said there can't be changed from here any more.
     #[serde(default)]
     pub before: Option<OwnedRoomId>,
+    /// Since when a message may be on Gitter of which nothing was heard before its account logged out: to be learned of from the
+    /// room, should it be opened again.
+    #[serde(default)]
+    pub doubtful: Option<Millis>,
 }
 
 impl Portal {
@@ -148,6 +152,7 @@ impl Portal {
             missing_since: None,
             successor: None,
             before: None,
+            doubtful: None,
         }
     }
 }

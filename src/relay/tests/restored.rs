@@ -291,9 +291,22 @@ async fn what_was_being_sent_at_a_logout_is_known_again_in_the_same_room() {
     fixture.agreeable().await;
     cut_off::was_cut_off(&fixture, fixture.relay.0.bridge.clock.now()).await;
     let key = fixture.key.clone();
-    let withdrawn = fixture.db.change(move |t| t.withdraw_outbox(&key)).await;
-    assert_eq!(withdrawn.expect("written"), 1);
+    let withdrawn = fixture.db.change(move |t| {
+        let mut portal = t.portal(&key)?.expect("a portal");
+        portal.open.ask(false, Reason::Logout, portal.open.at);
+        t.put_portal(&key, &portal)?;
+        Ok((t.withdraw_outbox(&key)?, t.relearn_since(&key)?))
+    });
+    let (withdrawn, learns) = withdrawn.await.expect("written");
+    assert_eq!((withdrawn, learns), (1, None), "of what is said now somebody else tells");
     // It lands; and somebody logs in again before the room is closed.
+    let key = fixture.key.clone();
+    let opened = fixture.db.change(move |t| {
+        let mut portal = t.portal(&key)?.expect("a portal");
+        portal.open.ask(true, Reason::Login, portal.open.at);
+        t.put_portal(&key, &portal)
+    });
+    opened.await.expect("written");
     let id = fixture.sim.world().post("alice", "acme/rockets", "hello?");
     fixture.relay.catch_up(&fixture.key);
     let (key, id) = (fixture.key.clone(), id.parse().expect("an id"));

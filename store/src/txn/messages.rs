@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use reconcile::model::{Link, MessageId, Millis, Outgoing, PortalKey};
+use reconcile::model::{Link, MessageId, Millis, Outgoing, Portal, PortalKey};
 use ruma::{EventId, OwnedEventId};
 
 use super::{Txn, portals::parts};
@@ -201,18 +201,17 @@ impl WriteTxn<'_> {
     }
 
     /// Takes all events out of a portal's lane; returns how many they were. What a call made whose end is not known is learned from
-    /// the portal's room, should that be used again.
+    /// the portal's room, as soon as that is wanted open.
     pub fn withdraw_outbox(&mut self, portal: &PortalKey) -> Result<usize> {
         let waiting = self.outgoing(portal, usize::MAX)?;
         for (number, _) in &waiting {
             self.remove_outgoing(portal, *number)?;
         }
-        let room = self.portal(portal)?.and_then(|portal| portal.place.room().cloned());
         let doubtful = waiting.iter().filter(|(_, row)| row.attempt.is_some());
         let since = doubtful.map(|(_, row)| Millis(row.sent.0.saturating_sub(SKEW_MS))).min();
-        if let Some(since) = since.filter(|_| room.is_some()) {
-            let noted = self.relearn_since(portal)?.map_or(since, |noted| noted.min(since));
-            self.put_relearn(portal, Some(noted))?;
+        if let (Some(since), Some(row)) = (since, self.portal(portal)?) {
+            let since = row.doubtful.map_or(since, |before| before.min(since));
+            self.put_portal(portal, &Portal { doubtful: Some(since), ..row })?;
         }
         Ok(waiting.len())
     }

@@ -106,7 +106,15 @@ impl WriteTxn<'_> {
         self.tables
             .portals_by_room
             .mark(&self.handle, (key.room.as_str(), key.account.as_str()))?;
-        self.tables.portals.put(&self.handle, parts(key), row)
+        let Some(since) = row.doubtful.filter(|_| new.is_none() || row.open.desired) else {
+            return self.tables.portals.put(&self.handle, parts(key), row);
+        };
+        if new.is_some() {
+            let noted = self.relearn_since(key)?.map_or(since, |noted| noted.min(since));
+            self.put_relearn(key, Some(noted))?;
+        }
+        let row = Portal { doubtful: None, ..row.clone() };
+        self.tables.portals.put(&self.handle, parts(key), &row)
     }
 
     /// Removes a portal and all that hangs on it: indexes, cursor, links, and who was inside. What waits in its outbox stays:
