@@ -102,6 +102,12 @@ impl GitterError {
         matches!(self, Self::Unavailable { maybe_done: true, .. } | Self::Malformed(_))
     }
 
+    /// Whether there was an answer, if only of a proxy: whoever gives one soon has done with the request.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::Unavailable { status: None, .. })
+    }
+
     fn by_status(status: StatusCode, pause: Duration) -> Self {
         match status.as_u16() {
             401 => Self::TokenRejected,

@@ -96,7 +96,8 @@ async fn a_day_of_an_account_over_rest() {
 
     // Lost answers: what may have happened is not called undone.
     stage.world.fail_next(1, Matcher::new("POST", "chatMessages"), Fault::DropAfterEffect);
-    assert!(alice.send(&room.id, &text("lost")).await.expect_err("cut").maybe_done());
+    let cut = alice.send(&room.id, &text("lost")).await.expect_err("cut");
+    assert!(cut.maybe_done() && !cut.is_answer(), "{cut:?}");
     stage.world.fail_next(1, Matcher::new("POST", "chatMessages"), Fault::EmptyBody);
     assert!(alice.send(&room.id, &text("empty")).await.expect_err("odd").maybe_done());
     let newest = alice.messages(&room.id, Page::Newest(2)).await.expect("page");

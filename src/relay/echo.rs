@@ -21,7 +21,7 @@ fn before(time: Millis, skew: Duration) -> MessageId {
 #[must_use]
 pub fn attempt(at: Moment, newest: Option<MessageId>, sent: Millis) -> Attempt {
     let after = newest.unwrap_or_else(|| before(sent, SKEW));
-    Attempt { at, after: Some(after), given_up: None }
+    Attempt { at, after: Some(after), answered: None }
 }
 
 /// Before every message that `attempt` can have made.
@@ -64,12 +64,12 @@ mod tests {
     #[test]
     fn an_attempt_is_looked_for_from_its_time_on_or_from_what_was_known_before_it() {
         let at = |seconds: u64| Millis((1_700_000_000 + seconds) * 1000);
-        let by_clock = since(&Attempt { at: at(1000).into(), after: None, given_up: None });
+        let by_clock = since(&Attempt { at: at(1000).into(), after: None, answered: None });
         assert_eq!(by_clock, MessageId::first_of(at(880)), "clocks may differ a little");
         let known = |seconds: u64| Some(MessageId::first_of(at(seconds)));
-        let behind = since(&Attempt { at: at(1000).into(), after: known(5000), given_up: None });
+        let behind = since(&Attempt { at: at(1000).into(), after: known(5000), answered: None });
         assert_eq!(behind, MessageId::first_of(at(880)));
-        let ahead = since(&Attempt { at: at(7000).into(), after: known(995), given_up: None });
+        let ahead = since(&Attempt { at: at(7000).into(), after: known(995), answered: None });
         assert_eq!(ahead, MessageId::first_of(at(993)), "by an hour and more, too");
         let in_a_new_portal = since(&attempt(at(7000).into(), None, at(1000)));
         assert_eq!(in_a_new_portal, MessageId::first_of(at(878)), "and with no message known");

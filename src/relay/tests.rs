@@ -1001,7 +1001,7 @@ async fn in_doubt(fixture: &Fixture, text: &str) {
             sent: now,
             payload: Payload::say(vec![text.clone()], false, None),
             done: 0,
-            attempt: Some(Attempt { at: now.into(), after: None, given_up: None }),
+            attempt: Some(Attempt { at: now.into(), after: None, answered: None }),
             told: None,
         };
         t.push_outgoing(&key, &row).map(drop)

@@ -20,10 +20,11 @@ use crate::{
     telemetry::Chain,
 };
 
-/// A call that was cut off has come to its end by then: a message that appears after it was looked for would be doubled.
+/// A call that failed has come to its end so long after its answer: a message that appears after it was looked for would be
+/// doubled.
 const LANDS: Duration = Duration::from_secs(5);
-/// The same for a call of which only the beginning is known, as the program ended before it did: it may have been as patient
-/// as any.
+/// The same of a call without an answer, after its beginning. That the connection broke, or the program ended, does not end it on
+/// Gitter: it may go on there for as long as anybody would have waited.
 const LANDS_UNSEEN: Duration = PATIENCE.saturating_add(LANDS);
 /// Why nothing can be sent to a Gitter room any more, nor looked for in it.
 pub(super) const SHUT_OUT: &str = "Gitter does not let you write in this room";
@@ -170,7 +171,7 @@ impl Relay {
         let text = parts.get(first.row.done as usize).cloned().unwrap_or_default();
         if let Some(attempt) = &first.row.attempt {
             // Before the look: what lands while that is under way may not be seen by it.
-            let (end, lands) = match &attempt.given_up {
+            let (end, lands) = match &attempt.answered {
                 Some(end) => (end, LANDS),
                 None => (&attempt.at, LANDS_UNSEEN),
             };
@@ -193,7 +194,9 @@ impl Relay {
         let message = NewMessage { text, status, parent_id };
         let answer = match caller.account.send(room, &message).await {
             Err(error) if error.maybe_done() => {
-                self.note_given_up(first).await?;
+                if error.is_answer() {
+                    self.note_answered(first).await?;
+                }
                 return Err(error.into());
             }
             answer => answer?,
@@ -305,12 +308,12 @@ impl Relay {
             .await
     }
 
-    /// A call came to no end that is known: from now on it has so long to land.
-    async fn note_given_up(&self, first: &First) -> Result<(), StoreError> {
+    /// A call had an answer that does not tell: from now on it has so long to land.
+    async fn note_answered(&self, first: &First) -> Result<(), StoreError> {
         let now = self.0.bridge.clock.moment();
         let noted = self.revise(first, move |row| {
             if let Some(attempt) = &mut row.attempt {
-                attempt.given_up = Some(now.clone());
+                attempt.answered = Some(now.clone());
             }
         });
         noted.await.map(drop)

@@ -95,9 +95,9 @@ pub struct Attempt {
     /// The newest message known then. What the call made is newer: clocks may be wrong.
     #[serde(default)]
     pub after: Option<MessageId>,
-    /// When the last such call was given up without an answer: it may still be carried out for a moment.
+    /// When the last such call had an answer that does not tell: it may still be carried out for a moment.
     #[serde(default)]
-    pub given_up: Option<Moment>,
+    pub answered: Option<Moment>,
 }
 
 /// That an event and a message are the same.

@@ -143,6 +143,7 @@ async fn errors_say_what_can_be_done() {
         assert_eq!(said(&error), expected, "row: {row}");
         let maybe = expected.ends_with("maybe true") || expected == "Malformed";
         assert_eq!(error.maybe_done(), maybe, "row: {row}");
+        assert!(error.is_answer(), "row: {row}");
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) async fn was_cut_off(fixture: &Fixture, at: Millis) {
         sent: at,
         payload: Payload::say(vec!["hello?".to_owned()], false, None),
         done: 0,
-        attempt: Some(Attempt { at: at.into(), after: None, given_up: None }),
+        attempt: Some(Attempt { at: at.into(), after: None, answered: None }),
         told: None,
     };
     let key = fixture.key.clone();
