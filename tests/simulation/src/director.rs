@@ -264,7 +264,7 @@ struct Director {
     restores: Vec<u64>,
     /// When the database was lost for the last time.
     lost: Option<u64>,
-    /// From when to when a side was away.
+    /// From when to when a side was away, or the bridge dead.
     outages: Vec<(u64, u64)>,
     /// The disk takes no more.
     full: bool,
@@ -349,6 +349,7 @@ impl Director {
             flaws: self.flaws,
             last,
             outages: &self.outages,
+            deeds: self.net.deeds(),
         };
         judge::judge(&case);
     }
@@ -446,11 +447,18 @@ impl Director {
     async fn care(&mut self) {
         let Some(life) = self.life.clone() else { return };
         if life.is_dead() {
-            let pause = self.rng.random_range(0..4);
-            let pause = [50, 3_000, 60_000, 900_000][pause];
+            let pause = self.rng.random_range(0..5);
+            let pause = [50, 3_000, 60_000, 900_000, 7_200_000][pause];
             let pause = Duration::from_millis(self.rng.random_range(0..=pause));
             self.net.set_life(None);
-            sleep(pause).await;
+            let begin = self.time.now();
+            // Life goes on without it.
+            let steps = self.rng.random_range(1..=6);
+            for _ in 0..steps {
+                sleep(pause / steps).await;
+                self.people.step();
+            }
+            self.outages.push((begin, self.time.now()));
             self.birth();
         } else if life.is_broken() || life.wants_to_end() {
             self.history.note("the bridge is started anew, for it can't go on");

@@ -11,7 +11,8 @@ use reconcile::{
 use crate::{
     history::History,
     life::Life,
-    people::{Asked, GitterRoom, People, Said, Word, bot, counted, portal_of, words_in},
+    net::Deed,
+    people::{Account, Asked, GitterRoom, People, Said, Word, bot, counted, portal_of, words_in},
     time::shown,
 };
 
@@ -19,6 +20,9 @@ use crate::{
 const RACE: u64 = 15 * 60_000;
 /// The same, of words that come one after the other.
 const IN_ORDER: u64 = 60_000;
+
+/// What is said while a call is about to be made may come too late for it, in ms.
+const AT_ONCE: u64 = 100;
 
 /// So many of a room's messages are looked at for changes after the bridge was away.
 const FOLLOWED: usize = 90;
@@ -45,8 +49,10 @@ pub struct Case<'a> {
     pub flaws: bool,
     /// What was said from then on was said while nothing was wrong.
     pub last: Option<u64>,
-    /// From when to when a side was away; these don't overlap.
+    /// From when to when a side was away, or the bridge dead.
     pub outages: &'a [(u64, u64)],
+    /// What the bridge began to do to memberships, and when.
+    pub deeds: Vec<(u64, Deed)>,
 }
 
 impl Case<'_> {
@@ -114,6 +120,7 @@ pub fn judge(case: &Case<'_>) {
     as_wished(case, &rows, &rooms);
     as_said(case, &rows, &rooms);
     asked_back(case, &rooms);
+    heeded(case, &rooms);
     as_shown(case, &rows, &rooms);
     as_asked(case);
     to_gitter(case, &rows, &rooms);
@@ -388,6 +395,54 @@ fn asked_back(case: &Case<'_>, rooms: &[RoomView]) {
     }
 }
 
+/// At every time: what was taken back by a command is not begun any more.
+fn heeded(case: &Case<'_>, rooms: &[RoomView]) {
+    if case.restored() || case.flaws {
+        return;
+    }
+    let words = case.people.words();
+    for (at, deed) in &case.deeds {
+        let (account, room, wanted) = match deed {
+            Deed::Invite { room, user } => {
+                let room = rooms.iter().find(|known| known.id == *room);
+                let Some(key) = room.and_then(portal_of) else { continue };
+                (user.clone(), key.room.to_string(), Word::Open)
+            }
+            Deed::Leave { room, user } => {
+                let theirs = |a: &&Account| case.people.ids.get(&a.gitter) == Some(user);
+                let mut accounts = case.people.accounts.iter().filter(theirs);
+                // Of two accounts either may have asked for it.
+                let (Some(account), None) = (accounts.next(), accounts.next()) else { continue };
+                (account.person.id().to_owned(), room.clone(), Word::Part)
+            }
+        };
+        let about = words.iter().filter(|asked| {
+            case.people.accounts[asked.account].person.id() == account
+                && asked.room.as_ref().is_none_or(|what| *what == room)
+                && asked.at < *at
+        });
+        let about: Vec<&Asked> = about.collect();
+        let Some(last) = about.iter().rposition(|asked| asked.heard) else { continue };
+        let (last, others) = (about[last], about.iter().filter(|asked| !asked.heard));
+        let against = match wanted {
+            Word::Open => matches!(last.word, Word::Part | Word::Logout),
+            _ => last.word == Word::Open,
+        };
+        // What was done elsewhere may be heard of later.
+        let elsewhere = others.into_iter().any(|asked| {
+            asked.at > last.at || awake(case.outages, asked.at, last.at) < RACE
+        });
+        if against && !last.late && !elsewhere && last.at + AT_ONCE < *at {
+            case.history.violation(format!(
+                "{deed:?} was begun at {}, although it was taken back by {:?} at {}",
+                shown(*at),
+                last.word,
+                shown(last.at)
+            ));
+        }
+    }
+}
+
 /// Whether an account may stay in a portal's room that is closed: one that was replaced; or one that the bot has left, since it is
 /// the account's own or the account has as much power there.
 fn is_kept(case: &Case<'_>, room: &RoomView, account: &str) -> bool {
@@ -415,8 +470,14 @@ fn events_of(case: &Case<'_>, rooms: &[RoomView], said: &Said) -> Vec<Event> {
 
 /// How long between two times no side was away, in ms: only then is a word heeded before the next one.
 fn awake(outages: &[(u64, u64)], from: u64, to: u64) -> u64 {
-    let away = |(begin, end): &(u64, u64)| (*end).min(to).saturating_sub((*begin).max(from));
-    to.saturating_sub(from).saturating_sub(outages.iter().map(away).sum())
+    let mut outages = outages.to_vec();
+    outages.sort_unstable();
+    let (mut awake, mut at) = (0, from);
+    for (begin, end) in outages {
+        awake += begin.min(to).saturating_sub(at);
+        at = at.max(end);
+    }
+    awake + to.saturating_sub(at)
 }
 
 /// What the bot said about an event.

@@ -79,6 +79,8 @@ pub enum Trouble {
     Slow,
     /// The effect comes after the asker gave up.
     Late,
+    /// The connection is lost on the way there, and the effect comes all the same, at any time before an asker would have given up.
+    Adrift,
     /// 429, with a hint of any kind or none.
     Limited,
     /// This status, and no effect.
@@ -95,7 +97,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// What any request may meet with.
-    pub(crate) fn kinds(status: u16) -> [Self; 12] {
+    pub(crate) fn kinds(status: u16) -> [Self; 13] {
         [
             Self::ResetBefore,
             Self::ResetAfter,
@@ -104,6 +106,7 @@ impl Trouble {
             Self::Slow,
             Self::Slow,
             Self::Late,
+            Self::Adrift,
             Self::Limited,
             Self::Status(status),
             Self::StatusAfter(status),
@@ -120,6 +123,7 @@ impl Trouble {
             Self::SilentAfter => "no answer, but the effect",
             Self::Slow => "slow answer",
             Self::Late => "effect after the asker gave up",
+            Self::Adrift => "reset, and the effect later",
             Self::Limited => "429",
             Self::Status(_) => "5xx",
             Self::StatusAfter(_) => "5xx after the effect",
@@ -166,6 +170,46 @@ struct State {
     told_to_wait: BTreeMap<Vec<u8>, (Instant, Instant)>,
     /// When the bridge first took each event.
     delivered: BTreeMap<String, u64>,
+    /// What it began to do to memberships, and when.
+    deeds: Vec<(u64, Deed)>,
+}
+
+/// A call of the bridge about who is where.
+#[derive(Debug, Clone)]
+pub enum Deed {
+    /// Somebody is invited to a Matrix room.
+    Invite {
+        /// Which.
+        room: String,
+        /// Who.
+        user: String,
+    },
+    /// Somebody leaves a room on Gitter.
+    Leave {
+        /// Which.
+        room: String,
+        /// Who, by id.
+        user: String,
+    },
+}
+
+impl Deed {
+    fn of(request: &http::Request<Bytes>) -> Option<Self> {
+        let path = request.uri().path();
+        let path = path.replace("%40", "@").replace("%3A", ":").replace("%21", "!");
+        let parts: Vec<&str> = path.split('/').collect();
+        match (request.method().as_str(), &*parts) {
+            ("POST", [.., "rooms", room, "invite"]) => {
+                let body: serde_json::Value = serde_json::from_slice(request.body()).ok()?;
+                let user = body["user_id"].as_str()?.to_owned();
+                Some(Self::Invite { room: (*room).to_owned(), user })
+            }
+            ("DELETE", [.., "rooms", room, "users", user]) => {
+                Some(Self::Leave { room: (*room).to_owned(), user: (*user).to_owned() })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Net {
@@ -193,6 +237,7 @@ impl Net {
             limited: 0,
             told_to_wait: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            deeds: Vec::new(),
         });
         Self(Arc::new(Inner { time, history, homeserver, gitter, door, state }))
     }
@@ -284,6 +329,12 @@ impl Net {
         self.lock().delivered.get(event).copied()
     }
 
+    /// What the bridge began to do to memberships, and when.
+    #[must_use]
+    pub fn deeds(&self) -> Vec<(u64, Deed)> {
+        self.lock().deeds.clone()
+    }
+
     fn wait(&self, ms: Range<u64>) -> BoxFuture<'static, ()> {
         let ms = self.lock().rng.random_range(ms);
         Box::pin(sleep(Duration::from_millis(ms)))
@@ -325,6 +376,8 @@ impl Net {
             if *request.method() != Method::GET {
                 state.changes[side as usize] += 1;
             }
+            let deed = Deed::of(&request).filter(|_| side != Side::Bridge);
+            state.deeds.extend(deed.map(|deed| (self.0.time.now(), deed)));
             state.lives
         };
         let token = request.headers().get(http::header::AUTHORIZATION).cloned();
@@ -432,6 +485,14 @@ impl Net {
             Some(Trouble::Html) => return Ok(page(StatusCode::BAD_GATEWAY)),
             Some(Trouble::Slow) => self.wait(50..12_000).await,
             Some(Trouble::Late) => self.wait(late).await,
+            Some(Trouble::Adrift) => {
+                let (net, what) = (self.clone(), what.to_owned());
+                tokio::spawn(async move {
+                    net.wait(0..late.start).await;
+                    let _ = net.answer(side, request, &what).await;
+                });
+                return Err(lost("connection reset", true, false));
+            }
             Some(Trouble::Twice) => {
                 let _ = self.answer(side, request.clone(), what).await;
                 self.wait(1..500).await;

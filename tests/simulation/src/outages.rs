@@ -385,6 +385,7 @@ impl Ward {
             lost: None,
             flaws: false,
             last: None,
+            deeds: self.stage.net.deeds(),
             outages: &[],
         };
         judge::judge(&case);

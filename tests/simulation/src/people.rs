@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use gitter_sim::RoomSpec;
@@ -20,6 +21,7 @@ use rand::{
 };
 use reconcile::model::PortalKey;
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::{history::History, life::DOMAIN, net::Net, time::Time};
 
@@ -53,6 +55,8 @@ pub struct Asked {
     pub on_matrix: bool,
     /// Whether its chat was left, or its room renamed, before the bridge could know.
     pub late: bool,
+    /// It was told to the bot, and the bridge has taken it.
+    pub heard: bool,
     /// By which event in which chat, if it was told to the bot.
     told: Option<(String, String)>,
 }
@@ -65,6 +69,8 @@ pub struct Account {
     pub gitter: String,
     /// The chat with the bot.
     pub chat: Option<String>,
+    /// The room of which it spoke there last, by its place in the list.
+    topic: Option<usize>,
     used_links: BTreeSet<String>,
     busy: Arc<AtomicBool>,
     logged_in: Arc<AtomicBool>,
@@ -134,6 +140,8 @@ pub struct People {
     pub accounts: Vec<Account>,
     /// Everybody on Gitter, by name.
     pub gitterers: Vec<String>,
+    /// Their ids, by name.
+    pub ids: BTreeMap<String, String>,
     /// Rooms there.
     pub rooms: Vec<GitterRoom>,
     banned: BTreeSet<(String, String)>,
@@ -164,13 +172,14 @@ pub struct People {
 /// What somebody does, and of a thousand acts how many are such.
 type Act = (u32, fn(&mut People, usize));
 
-const ACTS: [Act; 24] = [
+const ACTS: [Act; 25] = [
     (260, People::say),
     (40, People::amend),
     (20, People::delete_said),
     (200, |people, _| people.post()),
     (40, |people, _| people.edit_posted()),
     (20, |people, _| people.delete_posted()),
+    (10, |people, _| people.slip()),
     (120, People::accept),
     (10, People::decline),
     (12, People::leave_portal),
@@ -238,6 +247,7 @@ impl People {
             client,
             accounts: Vec::new(),
             gitterers: Vec::new(),
+            ids: BTreeMap::new(),
             rooms: Vec::new(),
             banned: BTreeSet::new(),
             shown: BTreeMap::new(),
@@ -259,9 +269,12 @@ impl People {
     /// Puts some people and rooms into the worlds.
     pub fn come_at_random(&mut self) {
         let names = ["alice", "bob", "carol", "dave", "erin", "frank"];
-        let count = self.rng.random_range(3..=6);
+        // Most of what can go wrong does so between a few; and such worlds are run in no time.
+        let (some, rooms, accounts) =
+            if self.rng.random_bool(0.6) { (2..=3, 1..=1, 1..=1) } else { (3..=6, 1..=4, 1..=3) };
+        let count = self.rng.random_range(some);
         self.come_on_gitter_first(&names[..count]);
-        for n in 0..self.rng.random_range(1..=4) {
+        for n in 0..self.rng.random_range(rooms) {
             let uri = format!("acme/room{n}");
             let private = self.rng.random_bool(0.25);
             let spec = if private { RoomSpec::private(&uri) } else { RoomSpec::public(&uri) };
@@ -274,7 +287,7 @@ impl People {
             }
             self.rooms.push(GitterRoom { id, uri, former: Vec::new(), admin });
         }
-        for n in 0..self.rng.random_range(1..=3) {
+        for n in 0..self.rng.random_range(accounts) {
             // Some are the same person on Gitter.
             let who = self.rng.random_range(0..self.gitterers.len().min(3));
             self.join_matrix(n, who);
@@ -300,7 +313,8 @@ impl People {
 
     fn come_on_gitter_first(&mut self, names: &[&str]) {
         for name in names {
-            self.gitter.add_user(name, &name.to_uppercase());
+            let id = self.gitter.add_user(name, &name.to_uppercase());
+            self.ids.insert((*name).to_owned(), id);
             self.gitterers.push((*name).to_owned());
         }
         let secret = crate::life::OAUTH_SECRET;
@@ -312,6 +326,7 @@ impl People {
             person: self.home.person(&format!("u{n}")),
             gitter: self.gitterers[gitterer].clone(),
             chat: None,
+            topic: None,
             used_links: BTreeSet::new(),
             busy: Arc::default(),
             logged_in: Arc::default(),
@@ -331,8 +346,8 @@ impl People {
 
     fn word(&mut self, account: usize, room: Option<String>, word: Word) {
         let at = self.time.now();
-        let (on_matrix, late, told) = (true, false, None);
-        self.words.push(Asked { at, account, room, word, on_matrix, late, told });
+        let (on_matrix, late, heard, told) = (true, false, false, None);
+        self.words.push(Asked { at, account, room, word, on_matrix, late, heard, told });
     }
 
     /// As [`Self::word`], for all accounts of somebody on Gitter.
@@ -357,7 +372,8 @@ impl People {
         let logins = self.logins.lock().map(|logins| logins.clone()).unwrap_or_default();
         let logins = logins.into_iter().map(|(at, account)| {
             let (room, word) = (None, Word::Login);
-            Asked { at, account, room, word, on_matrix: false, late: false, told: None }
+            let (on_matrix, late, heard, told) = (false, false, false, None);
+            Asked { at, account, room, word, on_matrix, late, heard, told }
         });
         let mut words: Vec<_> = self.words.iter().cloned().chain(logins).collect();
         for word in &mut words {
@@ -370,6 +386,7 @@ impl People {
             let renamed = word.room.as_ref().and_then(|room| self.renamed.get(room));
             // In a chat that was upgraded without inviting it, the bot hears nothing.
             let deaf = || self.home.membership(chat, &bot()) != "join";
+            word.heard = heard.is_some();
             word.late = passed(self.left.get(chat)) || passed(renamed) || heard.is_none() && deaf();
             word.at = heard.unwrap_or(word.at);
         }
@@ -522,8 +539,13 @@ impl People {
         let last: Vec<usize> =
             (0..self.posted.len()).rev().filter(|n| !self.posted[*n].deleted).take(5).collect();
         let n = last.choose(&mut self.rng).copied()?;
+        self.is_there(n).then_some(n)
+    }
+
+    /// Whether what was posted is on Gitter: what the silenced say is not.
+    fn is_there(&self, n: usize) -> bool {
         let Posted { room, message, .. } = &self.posted[n];
-        self.gitter.messages(room).iter().any(|m| m.id == *message).then_some(n)
+        self.gitter.messages(room).iter().any(|m| m.id == *message)
     }
 
     fn edit_posted(&mut self) {
@@ -541,6 +563,24 @@ impl People {
         self.gitter.delete(&posted.room, &posted.message);
         self.history.note(format!("{} on Gitter is deleted", posted.text));
         posted.deleted = true;
+    }
+
+    /// Somebody posts what was not meant for others, and deletes it.
+    fn slip(&mut self) {
+        let n = self.posted.len();
+        self.post();
+        if self.posted.len() == n || !self.is_there(n) {
+            return;
+        }
+        let posted = &mut self.posted[n];
+        posted.deleted = true;
+        let (gitter, history, posted) = (self.gitter.clone(), self.history.clone(), posted.clone());
+        let wait = Duration::from_millis(self.rng.random_range(0..2_000));
+        tokio::spawn(async move {
+            sleep(wait).await;
+            gitter.delete(&posted.room, &posted.message);
+            history.note(format!("{} on Gitter is deleted", posted.text));
+        });
     }
 
     fn accept(&mut self, account: usize) {
@@ -583,7 +623,11 @@ impl People {
             }
             return;
         };
-        let Some(room) = self.rooms.choose(&mut self.rng).cloned() else { return };
+        // People change their minds.
+        let again = self.accounts[account].topic.filter(|_| self.rng.random_bool(0.3));
+        let about = again.unwrap_or_else(|| self.rng.random_range(0..self.rooms.len()));
+        self.accounts[account].topic = Some(about);
+        let room = self.rooms[about].clone();
         let logged_in = self.accounts[account].logged_in.load(SeqCst);
         let (_, text, named, word) = WORDS[self.talk.sample(&mut self.rng)].clone();
         let text = if named { format!("{text} {}", room.uri) } else { text.to_owned() };
@@ -611,7 +655,7 @@ impl People {
 
     /// Follows the newest login link, if it was not used; asks for one now and then.
     fn log_in(&mut self, account: usize) {
-        let Account { person, chat, used_links, busy, logged_in, gitter } =
+        let Account { person, chat, used_links, busy, logged_in, gitter, .. } =
             &mut self.accounts[account];
         let Some(chat) = chat.clone() else { return };
         if busy.load(SeqCst) || logged_in.load(SeqCst) && self.rng.random_bool(0.9) {
