@@ -24,6 +24,9 @@ const IN_ORDER: u64 = 60_000;
 /// What is said while a call is about to be made may come too late for it, in ms.
 const AT_ONCE: u64 = 100;
 
+/// An invite waits longer for what was said before, in ms: ten seconds from when the room is noted.
+const HISTORY: u64 = 9_000;
+
 /// So many of a room's messages are looked at for changes after the bridge was away.
 const FOLLOWED: usize = 90;
 
@@ -125,6 +128,7 @@ pub fn judge(case: &Case<'_>) {
     as_asked(case);
     to_gitter(case, &rows, &rooms);
     to_matrix(case, &rows, &rooms);
+    history_first(case, &rooms);
     for (key, portal) in &rows.portals {
         for key in [Key::Portal(key.clone()), Key::Populate(key.clone())] {
             if let Some((failure, _)) = bridge.trouble(&key)
@@ -904,6 +908,51 @@ fn to_matrix(case: &Case<'_>, rows: &Rows, rooms: &[RoomView]) {
             }
         }
         deleted_is_gone(case, &key, &counts, joined.came);
+    }
+}
+
+/// Who is invited into a new portal finds there what was said before, unless that took too long.
+fn history_first(case: &Case<'_>, rooms: &[RoomView]) {
+    // By a clock that jumps nobody waits as long as they should.
+    if case.restored() || case.history.faults().contains_key("clock jump") {
+        return;
+    }
+    for room in rooms.iter().filter(|room| room.creator == bot()) {
+        let Some(key) = portal_of(room) else { continue };
+        let events = case.home.events(&room.id);
+        let create = events.iter().find(|event| event.kind == "m.room.create");
+        let Some(create) = create.filter(|create| create.content["predecessor"].is_null()) else {
+            continue;
+        };
+        let is_invite = |event: &&Event| {
+            event.state_key.as_deref() == Some(key.account.as_str())
+                && event.membership() == "invite"
+        };
+        let Some(invite) = events.iter().find(is_invite) else { continue };
+        // Without a login nothing is read, and so nothing is waited for.
+        let mut accounts = case.people.accounts.iter();
+        let own = accounts.find(|account| account.person.id() == key.account.as_str());
+        if own.is_some_and(|account| case.people.revoked.contains(&account.gitter)) {
+            continue;
+        }
+        if invite.came >= create.came + HISTORY {
+            continue;
+        }
+        let messages = case.gitter.messages(key.room.as_str());
+        for message in messages.iter().filter(|m| ms_of(&m.sent) + 1_000 < create.came) {
+            let is_this = |event: &&Event| {
+                event.came > invite.came
+                    && event.sender.starts_with("@gitter_")
+                    && event.relates("m.replace").is_none()
+                    && words_in(&message.text).any(|word| event.text("body").contains(word))
+            };
+            if let Some(shown) = events.iter().find(is_this) {
+                case.history.violation(format!(
+                    "{key}: its account was invited before {} was there, which is older than its room",
+                    shown.text("body")
+                ));
+            }
+        }
     }
 }
 

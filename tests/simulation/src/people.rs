@@ -71,6 +71,8 @@ pub struct Account {
     pub chat: Option<String>,
     /// The room of which it spoke there last, by its place in the list.
     topic: Option<usize>,
+    /// What it wanted of that.
+    wanted: Option<Word>,
     used_links: BTreeSet<String>,
     busy: Arc<AtomicBool>,
     logged_in: Arc<AtomicBool>,
@@ -162,7 +164,11 @@ pub struct People {
     uninvited: Vec<(usize, String)>,
     /// Rooms that an admin of the homeserver has deleted.
     pub purged: BTreeSet<String>,
+    /// Whose tokens were revoked on Gitter.
+    pub revoked: BTreeSet<String>,
     number: u32,
+    /// Who is about to say the contrary of what they have just said to the bot.
+    wavering: Option<usize>,
     /// How often which of [`ACTS`] is done.
     habits: WeightedIndex<u32>,
     /// How often which of [`WORDS`] is said to the bot.
@@ -260,7 +266,9 @@ impl People {
             upgraded: Vec::new(),
             uninvited: Vec::new(),
             purged: BTreeSet::new(),
+            revoked: BTreeSet::new(),
             number: 0,
+            wavering: None,
             habits: weighted(ACTS.iter().map(|(weight, _)| *weight).collect()),
             talk: weighted(WORDS.iter().map(|(weight, ..)| *weight).collect()),
         }
@@ -327,6 +335,7 @@ impl People {
             gitter: self.gitterers[gitterer].clone(),
             chat: None,
             topic: None,
+            wanted: None,
             used_links: BTreeSet::new(),
             busy: Arc::default(),
             logged_in: Arc::default(),
@@ -384,8 +393,13 @@ impl People {
                 at.is_some_and(|at| word.at < *at && heard.is_none_or(|heard| heard > *at))
             };
             let renamed = word.room.as_ref().and_then(|room| self.renamed.get(room));
-            // In a chat that was upgraded without inviting it, the bot hears nothing.
-            let deaf = || self.home.membership(chat, &bot()) != "join";
+            // In a chat that was upgraded the bot hears nothing before it is invited.
+            let deaf = || {
+                let events = self.home.events(chat).into_iter();
+                let before = events.take_while(|event| event.came <= word.at);
+                let of_bot = before.filter(|e| e.state_key.as_deref() == Some(bot().as_str()));
+                of_bot.last().is_none_or(|event| event.membership() != "join")
+            };
             word.heard = heard.is_some();
             word.late = passed(self.left.get(chat)) || passed(renamed) || heard.is_none() && deaf();
             word.at = heard.unwrap_or(word.at);
@@ -406,6 +420,9 @@ impl People {
 
     /// Somebody does something.
     pub fn step(&mut self) {
+        if let Some(account) = self.wavering.take() {
+            return self.change_mind(account);
+        }
         let account = self.rng.random_range(0..self.accounts.len());
         let drawn = self.habits.sample(&mut self.rng);
         ACTS[drawn].1(self, account);
@@ -623,16 +640,37 @@ impl People {
             }
             return;
         };
-        // People change their minds.
         let again = self.accounts[account].topic.filter(|_| self.rng.random_bool(0.3));
         let about = again.unwrap_or_else(|| self.rng.random_range(0..self.rooms.len()));
-        self.accounts[account].topic = Some(about);
+        let (_, text, named, word) = WORDS[self.talk.sample(&mut self.rng)].clone();
+        let text =
+            if named { format!("{text} {}", self.rooms[about].uri) } else { text.to_owned() };
+        if named {
+            let who = &mut self.accounts[account];
+            (who.topic, who.wanted) = (Some(about), word.clone());
+            self.wavering = self.rng.random_bool(0.2).then_some(account);
+        }
+        self.tell(account, &chat, about, &text, word);
+    }
+
+    /// Says the contrary of what it said last.
+    fn change_mind(&mut self, account: usize) {
+        let Account { chat, topic, wanted, .. } = &self.accounts[account];
+        let (Some(chat), Some(about)) = (chat.clone(), *topic) else { return };
+        let (verb, word) = match wanted {
+            Some(Word::Open) => ("gpart", Word::Part),
+            _ => ("gjoin", Word::Open),
+        };
+        let text = format!("{verb} {}", self.rooms[about].uri);
+        self.accounts[account].wanted = Some(word.clone());
+        self.tell(account, &chat, about, &text, Some(word));
+    }
+
+    fn tell(&mut self, account: usize, chat: &str, about: usize, text: &str, word: Option<Word>) {
         let room = self.rooms[about].clone();
         let logged_in = self.accounts[account].logged_in.load(SeqCst);
-        let (_, text, named, word) = WORDS[self.talk.sample(&mut self.rng)].clone();
-        let text = if named { format!("{text} {}", room.uri) } else { text.to_owned() };
         let person = &self.accounts[account].person;
-        let Ok(event) = person.say(&chat, &text) else { return };
+        let Ok(event) = person.say(chat, text) else { return };
         self.history.note(format!("{} tells the bot: {text}", person.id()));
         let before = self.words.len();
         match word {
@@ -649,7 +687,7 @@ impl People {
             _ => {}
         }
         for word in &mut self.words[before..] {
-            word.told = Some((event.clone(), chat.clone()));
+            word.told = Some((event.clone(), chat.to_owned()));
         }
     }
 
@@ -791,6 +829,7 @@ impl People {
             for account in self.accounts.iter().filter(|account| account.gitter == who) {
                 account.logged_in.store(false, SeqCst);
             }
+            self.revoked.insert(who);
         }
     }
 
