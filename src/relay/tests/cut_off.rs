@@ -264,3 +264,26 @@ async fn words_said_longer_ago_than_the_homeserver_remembers_are_not_said_again(
     let sent = fixture.sent_to(&portal_room()).await;
     assert_eq!(sent.iter().filter(|body| !body.is_empty()).count(), 1, "{sent:?}");
 }
+
+#[tokio::test]
+async fn only_an_answer_tells_that_a_call_is_soon_over() {
+    use gitter_sim::Fault;
+    for (fault, is_answer) in
+        [(Fault::Status(500), true), (Fault::Html502, true), (Fault::Drop, false)]
+    {
+        let fixture = Fixture::new().await;
+        fixture.agreeable().await;
+        let calls = gitter_sim::Matcher::new("POST", "/chatMessages");
+        fixture.sim.world().fail_next(1, calls, fault);
+        fixture.take(fixture.said_by_alice(portal_room(), "$1:example.org", "hello")).await;
+        let (key, metrics) = (fixture.key.clone(), fixture.relay.0.metrics.clone());
+        let failed = move |t: &ReadTxn| {
+            let delayed = metrics.text().lines().any(|line| {
+                line.contains("delayed") && line.contains("to_gitter") && line.ends_with(" 1")
+            });
+            Ok(t.first_outgoing(&key)?.and_then(|(_, row)| row.attempt).filter(|_| delayed))
+        };
+        let attempt = fixture.until("the end of the call", failed).await;
+        assert_eq!(attempt.answered.is_some(), is_answer, "{fault:?}");
+    }
+}

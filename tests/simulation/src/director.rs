@@ -323,6 +323,9 @@ impl Director {
             return calmed;
         }
         self.history.note("AT REST");
+        if !self.net.is_pinged() {
+            self.history.violation("the homeserver was not pinged until it reached the bridge");
+        }
         // Who is in a room is read anew every hour.
         sleep(MEMBERS).await;
         // A last word of everybody, while nothing is wrong.

@@ -425,18 +425,17 @@ fn heeded(case: &Case<'_>, rooms: &[RoomView]) {
                 && asked.room.as_ref().is_none_or(|what| *what == room)
                 && asked.at < *at
         });
-        let about: Vec<&Asked> = about.collect();
-        let Some(last) = about.iter().rposition(|asked| asked.heard) else { continue };
-        let (last, others) = (about[last], about.iter().filter(|asked| !asked.heard));
+        let (told, elsewhere): (Vec<_>, Vec<_>) = about.partition(|asked| asked.heard);
+        let Some(last) = told.last() else { continue };
         let against = match wanted {
             Word::Open => matches!(last.word, Word::Part | Word::Logout),
             _ => last.word == Word::Open,
         };
         // What was done elsewhere may be heard of later.
-        let elsewhere = others.into_iter().any(|asked| {
-            asked.at > last.at || awake(case.outages, asked.at, last.at) < RACE
-        });
-        if against && !last.late && !elsewhere && last.at + AT_ONCE < *at {
+        let recent =
+            |asked: &&Asked| asked.at > last.at || awake(case.outages, asked.at, last.at) < RACE;
+        let races = elsewhere.iter().any(recent);
+        if against && !last.late && !races && last.at + AT_ONCE < *at {
             case.history.violation(format!(
                 "{deed:?} was begun at {}, although it was taken back by {:?} at {}",
                 shown(*at),

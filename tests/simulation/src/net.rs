@@ -162,6 +162,8 @@ struct State {
     calls: [u64; 3],
     /// How often another bridge, or none, was put in place.
     lives: u64,
+    /// The homeserver has told the bridge that lives now that it reaches it.
+    pinged: bool,
     /// Connections to Gitter's live interface that were asked for.
     dialled: u64,
     /// Refusals by Gitter's own limit since the bridge that lives now began.
@@ -233,6 +235,7 @@ impl Net {
             changes: [0; 3],
             calls: [0; 3],
             lives: 0,
+            pinged: false,
             dialled: 0,
             limited: 0,
             told_to_wait: BTreeMap::new(),
@@ -251,7 +254,7 @@ impl Net {
         let mut state = self.lock();
         // Who begins to live knows of no earlier refusal.
         state.told_to_wait.clear();
-        state.limited = 0;
+        (state.limited, state.pinged) = (0, false);
         state.lives += 1;
         state.life = life;
     }
@@ -323,6 +326,12 @@ impl Net {
         self.lock().limited
     }
 
+    /// Whether the homeserver has told the bridge that lives now that it reaches it.
+    #[must_use]
+    pub fn is_pinged(&self) -> bool {
+        self.lock().pinged
+    }
+
     /// When the bridge took an event; `None` when it did not.
     #[must_use]
     pub fn delivered(&self, event: &str) -> Option<u64> {
@@ -380,6 +389,7 @@ impl Net {
             state.deeds.extend(deed.map(|deed| (self.0.time.now(), deed)));
             state.lives
         };
+        let is_ping = side == Side::Homeserver && request.uri().path().ends_with("/ping");
         let token = request.headers().get(http::header::AUTHORIZATION).cloned();
         // A login learns only by its call who it is that it logs in.
         let token = token.filter(|_| side == Side::Gitter && request.uri().path() != "/v1/user/me");
@@ -392,6 +402,10 @@ impl Net {
         let work = tokio::spawn(async move { net.serve(side, request, trouble, &what).await });
         match timeout(patience, work).await {
             Ok(Ok(end)) => {
+                let reached = end.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK);
+                let mut state = self.lock();
+                state.pinged |= is_ping && reached && state.lives == lives;
+                drop(state);
                 if let (Some(token), Ok(answer)) = (&token, &end)
                     && self.lock().lives == lives
                 {
