@@ -124,6 +124,7 @@ pub fn judge(case: &Case<'_>) {
     as_said(case, &rows, &rooms);
     asked_back(case, &rooms);
     heeded(case, &rooms);
+    put_out(case, &rooms);
     as_shown(case, &rows, &rooms);
     as_asked(case);
     to_gitter(case, &rows, &rooms);
@@ -446,6 +447,46 @@ fn heeded(case: &Case<'_>, rooms: &[RoomView]) {
     }
 }
 
+/// At every time: nobody is put out of a portal who has not left, here or on Gitter.
+fn put_out(case: &Case<'_>, rooms: &[RoomView]) {
+    if case.restored() {
+        return;
+    }
+    let words = case.people.words();
+    for room in rooms.iter().filter(|room| room.replaced_by.is_none()) {
+        let Some(key) = portal_of(room) else { continue };
+        let account = key.account.as_str();
+        let is_own = |n: &usize| case.people.accounts[*n].person.id() == account;
+        if case.people.parted.iter().any(|(n, room)| is_own(n) && *room == key.room.as_str()) {
+            continue;
+        }
+        let events = case.home.events(&room.id);
+        let mut invited = 0;
+        let of_account = |e: &&Event| e.state_key.as_deref() == Some(account);
+        for event in events.iter().filter(of_account) {
+            if event.membership() == "invite" {
+                invited = event.came;
+            }
+            if event.membership() != "leave" || event.sender != bot() {
+                continue;
+            }
+            let asked = words.iter().any(|asked| {
+                case.people.accounts[asked.account].person.id() == account
+                    && asked.room.as_ref().is_none_or(|what| *what == key.room.as_str())
+                    && matches!(asked.word, Word::Part | Word::LeftPortal | Word::Logout)
+                    && asked.said <= event.came
+                    && awake(case.outages, asked.at, invited) < RACE
+            });
+            if !asked {
+                case.history.violation(format!(
+                    "{key}: its account was put out at {}, and nobody had asked for it",
+                    shown(event.came)
+                ));
+            }
+        }
+    }
+}
+
 /// Whether an account may stay in a portal's room that is closed: one that was replaced; or one that the bot has left, since it is
 /// the account's own or the account has as much power there.
 fn is_kept(case: &Case<'_>, room: &RoomView, account: &str) -> bool {
@@ -469,6 +510,13 @@ fn events_of(case: &Case<'_>, rooms: &[RoomView], said: &Said) -> Vec<Event> {
         events.extend(case.home.events(&other.id));
     }
     events
+}
+
+/// Whether tokens of a portal's account were revoked on Gitter, at any time.
+fn was_revoked(case: &Case<'_>, key: &PortalKey) -> bool {
+    let mut accounts = case.people.accounts.iter();
+    let own = accounts.find(|account| account.person.id() == key.account.as_str());
+    own.is_some_and(|account| case.people.revoked.contains(&account.gitter))
 }
 
 /// How long between two times no side was away, in ms: only then is a word heeded before the next one.
@@ -929,12 +977,7 @@ fn history_first(case: &Case<'_>, rooms: &[RoomView]) {
         };
         let Some(invite) = events.iter().find(is_invite) else { continue };
         // Without a login nothing is read, and so nothing is waited for.
-        let mut accounts = case.people.accounts.iter();
-        let own = accounts.find(|account| account.person.id() == key.account.as_str());
-        if own.is_some_and(|account| case.people.revoked.contains(&account.gitter)) {
-            continue;
-        }
-        if invite.came >= create.came + HISTORY {
+        if was_revoked(case, &key) || invite.came >= create.came + HISTORY {
             continue;
         }
         let messages = case.gitter.messages(key.room.as_str());

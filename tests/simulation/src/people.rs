@@ -43,8 +43,10 @@ pub enum Word {
 /// Who asked for what, and when.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// When the bridge could know.
+    /// When the bridge has certainly heard it.
     pub at: u64,
+    /// When it was said or done.
+    pub said: u64,
     /// Which account.
     pub account: usize,
     /// Of which Gitter room; `None` for all.
@@ -164,6 +166,8 @@ pub struct People {
     uninvited: Vec<(usize, String)>,
     /// Rooms that an admin of the homeserver has deleted.
     pub purged: BTreeSet<String>,
+    /// Which accounts have said `gpart` of which Gitter rooms without being logged in.
+    pub parted: BTreeSet<(usize, String)>,
     /// Whose tokens were revoked on Gitter.
     pub revoked: BTreeSet<String>,
     number: u32,
@@ -266,6 +270,7 @@ impl People {
             upgraded: Vec::new(),
             uninvited: Vec::new(),
             purged: BTreeSet::new(),
+            parted: BTreeSet::new(),
             revoked: BTreeSet::new(),
             number: 0,
             wavering: None,
@@ -355,8 +360,8 @@ impl People {
 
     fn word(&mut self, account: usize, room: Option<String>, word: Word) {
         let at = self.time.now();
-        let (on_matrix, late, heard, told) = (true, false, false, None);
-        self.words.push(Asked { at, account, room, word, on_matrix, late, heard, told });
+        let (said, on_matrix, late, heard, told) = (at, true, false, false, None);
+        self.words.push(Asked { at, said, account, room, word, on_matrix, late, heard, told });
     }
 
     /// As [`Self::word`], for all accounts of somebody on Gitter.
@@ -381,8 +386,8 @@ impl People {
         let logins = self.logins.lock().map(|logins| logins.clone()).unwrap_or_default();
         let logins = logins.into_iter().map(|(at, account)| {
             let (room, word) = (None, Word::Login);
-            let (on_matrix, late, heard, told) = (false, false, false, None);
-            Asked { at, account, room, word, on_matrix, late, heard, told }
+            let (said, on_matrix, late, heard, told) = (at, false, false, false, None);
+            Asked { at, said, account, room, word, on_matrix, late, heard, told }
         });
         let mut words: Vec<_> = self.words.iter().cloned().chain(logins).collect();
         for word in &mut words {
@@ -684,7 +689,9 @@ impl People {
                 let gitter = self.accounts[account].gitter.clone();
                 self.word_of(&gitter, &room.id, &word);
             }
-            _ => {}
+            // Should it be heard after the next login, it is done.
+            Some(_) => drop(self.parted.insert((account, room.id))),
+            None => {}
         }
         for word in &mut self.words[before..] {
             word.told = Some((event.clone(), chat.to_owned()));
