@@ -239,10 +239,7 @@ impl Desk<'_, '_> {
         self.t.wipe_token(self.user)?;
         self.hints.portals = true;
         let portals = self.t.portals_of(self.user)?;
-        let answer = match portals.is_empty() {
-            true => answer::done(Verb::Logout, ""),
-            false => answer::working(Verb::Logout, ""),
-        };
+        let told = if portals.is_empty() { answer::done } else { answer::working };
         for (id, mut portal) in portals {
             let at = self.at.max(portal.open.at);
             portal.open.ask(false, Reason::Logout, at);
@@ -256,7 +253,7 @@ impl Desk<'_, '_> {
         for key in outboxes_of(self.t, self.user)? {
             self.hints.words |= drop_outbox(self.t, &key, self.now)?;
         }
-        Ok(answer)
+        Ok(told(Verb::Logout, ""))
     }
 
     fn status(&self) -> Result<Answer, StoreError> {
