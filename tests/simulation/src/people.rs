@@ -734,7 +734,11 @@ impl People {
                         }
                     }
                 }
-                Err(error) => history.note(format!("{id} does not get through: {error:#}")),
+                Err(error) => {
+                    // A link is another each time.
+                    let why = format!("{error:#}").replace(&link, "the link");
+                    history.note(format!("{id} does not get through: {why}"));
+                }
             }
             busy.store(false, SeqCst);
         });
