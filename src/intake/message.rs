@@ -76,7 +76,14 @@ impl Rules {
         now: Millis,
         hints: &mut Hints,
     ) -> Result<(), StoreError> {
+        // Who was put out of a room is told nothing there.
+        let portal = t.portal(key)?;
+        let out = portal.is_some_and(|p| !p.open.desired && p.open.last == Some(false));
         let tell = |t: &mut WriteTxn<'_>, hints: &mut Hints, of: &EventId, failure, why: &str| {
+            if out {
+                hints.words = true;
+                return fate::failed(t, key, of.to_owned(), (failure, why), None, now);
+            }
             let news = News::Failed(failure, why.to_owned());
             let say = Say::Fate(Fate { event: of.to_owned(), news, instead: None });
             t.push_notice(&Notice { to: Target::Room(event.room_id.clone()), say, at: now })?;

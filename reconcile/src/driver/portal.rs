@@ -254,6 +254,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 .await
             }
             RoomAction::RemoveAccount(room) => {
+                // Outside it hears nothing of what became of its messages.
+                self.last_words(&room).await?;
                 let reason = "this portal is closed";
                 let removed = self.heed(self.matrix.remove(&room, &key.account, reason)).await;
                 let immovable = match removed {

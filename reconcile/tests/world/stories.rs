@@ -197,6 +197,8 @@ fn a_portals_room_is_not_forgotten_before_the_last_words_in_it_are_said() {
         // Nobody speaks.
         sleep(Duration::from_secs(600)).await;
         assert_eq!(place(&world), before);
+        let last = world.lock().data.portals[&key(0)].open.last;
+        assert_eq!(last, Some(true), "nor is its account put out, which would not hear them");
         pass(&world, Duration::from_secs(600)).await;
         assert_eq!(place(&world), Place::Nowhere);
         world.set_driver(None);

@@ -755,7 +755,17 @@ fn arrived(
     let room = rooms.iter().find(|room| room.id == said.room);
     let Some(room) = room else { return };
     let inside = room.members.get(account).is_some_and(|m| m == "join");
-    let events = events_of(case, rooms, said);
+    let mut events = events_of(case, rooms, said);
+    // Who was put out of a room is told nothing there.
+    let here = case.home.events(&said.room);
+    events.retain(|event| {
+        let mut before = here.iter().take_while(|e| e.id != event.id);
+        let of_account = |e: &&Event| e.state_key.as_deref() == Some(account);
+        let is_here = here.iter().any(|e| e.id == event.id);
+        let last = before.by_ref().filter(of_account).last();
+        let out = last.is_some_and(|e| e.membership() == "leave" && e.sender == bot());
+        event.sender != bot() || event.kind != "m.room.message" || !is_here || !out
+    });
     let mut words: Vec<&str> = answers(&events, &said.event).collect();
     let not_there =
         words.iter().any(|w| w.starts_with("This message is not on") && !w.contains("waits"));
