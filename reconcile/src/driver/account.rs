@@ -85,7 +85,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let held = self.brake_members(user, portals, &rooms, &mut plan, now);
         let act = std::mem::take(&mut plan.act);
 
-        let waits = account.asks.iter().any(|ask| ask.kind == NamedKind::List);
+        let waits = |ask: &NamedAsk| ask.kind == NamedKind::List || named(ask, &rooms).is_some();
+        let waits = account.asks.iter().any(waits);
         if plan.adopt.is_empty() && account.fresh_login.is_none() && !waits {
             let looks: Vec<_> = rooms.iter().map(|r| (r.id.clone(), r.room.clone())).collect();
             let known = self.state.read(move |t| {
@@ -150,6 +151,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             .await?;
         if told {
             self.bells.words.notify_one();
+                let found = open_named(t, &id, &mut row, &rooms, now)?;
+                told |= !found.is_empty();
+                hints.extend(found);
         }
         if !hints.is_empty() {
             self.bells.portals.notify_one();
@@ -305,7 +309,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     row.asks.remove(0);
                     t.put_account(&id, &row)?;
                     match &answer {
-                        Ok(resolved) => wish_open(t, &id, resolved, &ask, now),
+                        Ok(Resolved { room, member }) => {
+                            wish_open(t, &id, room, *member, &ask, now)
+                        }
                         Err(why) => {
                             tell(t, &id, Told::Refused { name: name.clone(), why: *why }, now)
                         }
@@ -517,23 +523,64 @@ fn tell_login(
     tell(t, user, Told::LoggedIn { opened, aside, here, rooms: rooms.len() }, now)
 }
 
-/// A named room was found: the account wants to be in it, there and here.
+/// The room that a command wants open, among those the account is in.
+fn named<'a>(ask: &NamedAsk, rooms: &'a [RoomSeen]) -> Option<&'a RoomSeen> {
+    let (NamedKind::Join(name) | NamedKind::Invite(name)) = &ask.kind else { return None };
+    let its = |seen: &&RoomSeen| !seen.room.one_to_one && seen.room.uri.eq_ignore_ascii_case(name);
+    rooms.iter().find(its)
+}
+
+/// Commands for rooms that were among those just seen are words about their portals from now on, so that what the account does
+/// later, here or there, is the newer word. One that comes after a `gpart` of the same name waits until that is looked up.
+/// Returns those rooms.
+fn open_named(
+    t: &mut dyn Tables,
+    user: &OwnedUserId,
+    row: &mut Account,
+    rooms: &[RoomSeen],
+    now: Millis,
+) -> Result<Vec<GitterRoomId>, TableError> {
+    let (mut waiting, mut found) = (Vec::new(), Vec::new());
+    for ask in std::mem::take(&mut row.asks) {
+        let parted = |seen: &RoomSeen| {
+            let is_it = |name: &String| seen.room.uri.eq_ignore_ascii_case(name);
+            waiting.iter().any(
+                |before: &NamedAsk| matches!(&before.kind, NamedKind::Part(name) if is_it(name)),
+            )
+        };
+        match named(&ask, rooms).filter(|seen| !parted(seen)) {
+            Some(seen) => {
+                wish_open(t, user, seen, true, &ask, now)?;
+                found.push(seen.id.clone());
+            }
+            None => waiting.push(ask),
+        }
+    }
+    row.asks = waiting;
+    if !found.is_empty() {
+        t.put_account(user, row)?;
+    }
+    Ok(found)
+}
+
+/// A named room was found, with the account a `member` of it or not: it wants to be in it, there and here.
 fn wish_open(
     t: &mut dyn Tables,
     user: &OwnedUserId,
-    resolved: &Resolved,
+    seen: &RoomSeen,
+    member: bool,
     ask: &NamedAsk,
     now: Millis,
 ) -> Result<(), TableError> {
-    let id = &resolved.room.id;
-    if t.room(id)?.as_ref() != Some(&resolved.room.room) {
-        t.put_room(id, &resolved.room.room)?;
+    let id = &seen.id;
+    if t.room(id)?.as_ref() != Some(&seen.room) {
+        t.put_room(id, &seen.room)?;
     }
     let key = PortalKey::new(user.clone(), id.clone());
     let mut portal = match t.portal(&key)? {
         Some(portal) => portal,
         None => Portal {
-            member: Wish { last: Some(resolved.member), ..Wish::new(true, Reason::Asked, ask.at) },
+            member: Wish { last: Some(member), ..Wish::new(true, Reason::Asked, ask.at) },
             ..Portal::asked(ask.at)
         },
     };

@@ -662,6 +662,26 @@ fn what_was_asked_for_before_the_token_was_refused_is_done_after_the_next_login(
 }
 
 #[test]
+fn a_room_that_is_left_after_it_was_asked_for_by_name_is_not_joined_again() {
+    on_paused_time(async {
+        let world = one_account(0).await;
+        world.lock().always.insert("resolve");
+        assert!(world.ask_for(&key(0), true));
+        world.join_elsewhere(&key(0));
+        world.hint(Key::Account(account(0)));
+        pass(&world, Duration::from_secs(30)).await;
+        assert_eq!(told(&world, &Told::Opened(gitter_room(0))), 1, "it is among the rooms seen");
+        world.leave_elsewhere(&key(0), false);
+        world.lock().always.clear();
+        world.hint(Key::Account(account(0)));
+        converge(&world, 2).await.expect("neither there nor here");
+        let me = world.lock().who[&account(0)].id.clone();
+        assert!(!world.lock().gitter[&gitter_room(0)].members.contains(&me));
+        world.set_driver(None);
+    });
+}
+
+#[test]
 fn a_joined_room_opens_without_waiting_for_a_resync() {
     on_paused_time(async {
         let world = one_account(0).await;
