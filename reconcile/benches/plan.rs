@@ -72,6 +72,7 @@ impl Portals {
                 logged_in: true,
                 features: 0,
                 now: Millis(3),
+                landing: false,
                 apart_ms: 30_000,
             };
             (key, view)

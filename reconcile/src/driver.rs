@@ -196,6 +196,10 @@ pub struct Driver<M, G, S, C> {
     markers: Mutex<BTreeMap<OwnedRoomId, Option<String>>>,
     /// Times from which something is waited for: when that was noticed, and how long ago they were then by the clock.
     noticed: Mutex<BTreeMap<Millis, (Instant, Duration)>>,
+    /// When this run began.
+    began: Instant,
+    /// When calls for portals failed of which nobody knows whether they land.
+    unanswered: Mutex<BTreeMap<PortalKey, Instant>>,
     rng: Mutex<StdRng>,
 }
 
@@ -222,6 +226,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             came: Mutex::default(),
             markers: Mutex::default(),
             noticed: Mutex::default(),
+            began: Instant::now(),
+            unanswered: Mutex::default(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }

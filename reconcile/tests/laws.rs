@@ -196,6 +196,7 @@ impl World {
             logged_in: self.logged_in,
             features: FEATURES,
             now: self.now,
+            landing: false,
             apart_ms: APART_MS,
         })
     }
@@ -761,6 +762,7 @@ fn the_table_of_who_owns_what_holds_row_by_row() {
             logged_in: true,
             features: 0,
             now: Millis(0),
+            landing: false,
             apart_ms: APART_MS,
         };
         assert_eq!(plan_portal(&view), PortalPlan { notes, act }, "row: {name}");
@@ -780,6 +782,7 @@ fn a_room_is_believed_lost_only_when_missed_twice_apart_in_time() {
             logged_in: true,
             features: 0,
             now: Millis(now),
+            landing: false,
             apart_ms: APART_MS,
         })
         .notes

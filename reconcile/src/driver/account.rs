@@ -1,6 +1,9 @@
 //! A pass over one account: its rooms on Gitter, its waiting commands, and the control room the bot owes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ruma::{OwnedUserId, UserId};
 
@@ -83,6 +86,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             login: account.fresh_login.map(|_| self.limits.open_on_login),
         });
         let held = self.brake_members(user, portals, &rooms, &mut plan, now);
+        let doubtful = self.doubt_members(user, portals, &mut plan);
+        let after = if doubtful.is_zero() { self.after_brake(held) } else { After::In(doubtful) };
         let act = std::mem::take(&mut plan.act);
 
         let waits = |ask: &NamedAsk| ask.kind == NamedKind::List || named(ask, &rooms).is_some();
@@ -99,7 +104,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             });
             if known.await? {
                 // Nothing to write down: a quiet resync costs the disk nothing.
-                return Ok((self.after_brake(held), act));
+                return Ok((after, act));
             }
         }
 
@@ -146,14 +151,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     tell(t, &id, Told::List { rooms: list.collect(), fresh: true }, now)?;
                 }
                 told |= plan.adopt.values().any(|a| *a == Adoption::Gone);
+                let found = open_named(t, &id, &mut row, &rooms, now)?;
+                told |= !found.is_empty();
+                hints.extend(found);
                 Ok((hints, told))
             })
             .await?;
         if told {
             self.bells.words.notify_one();
-                let found = open_named(t, &id, &mut row, &rooms, now)?;
-                told |= !found.is_empty();
-                hints.extend(found);
         }
         if !hints.is_empty() {
             self.bells.portals.notify_one();
@@ -161,7 +166,21 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         for room in hints {
             self.hint(Key::Portal(PortalKey::new(user.to_owned(), room)), Class::Waiting);
         }
-        Ok((self.after_brake(held), act))
+        Ok((after, act))
+    }
+
+    /// Where the account has changed its mind, what is seen is not believed as long as a call of before may still land; returns
+    /// for how long.
+    fn doubt_members(&self, user: &UserId, portals: &Portals, plan: &mut AccountPlan) -> Duration {
+        let mut longest = Duration::ZERO;
+        for (room, _) in portals.iter().filter(|(_, portal)| portal.member.last.is_none()) {
+            let left = self.landing(&PortalKey::new(user.to_owned(), room.clone()));
+            if !left.is_zero() {
+                plan.doubt(room);
+                longest = longest.max(left);
+            }
+        }
+        longest
     }
 
     /// What was held back is looked at again as soon as it could be believed.
@@ -227,7 +246,10 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 Err(ActionError::TokenRejected { .. }) => {
                     return Ok(self.token_rejected(user, generation).await?);
                 }
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => {
+                    self.may_land(&key, &error);
+                    failed = failed.or(Some(error));
+                }
             }
         }
         failed.map_or(Ok(()), Err)

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Driver, lock};
 use crate::{
-    model::{Millis, Moment},
+    model::{Millis, Moment, PortalKey},
     port::{ActionError, Clock, Gitter, Matrix, State},
 };
 
@@ -38,6 +38,26 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
         }
         let source = "the homeserver may still be at it".into();
         Err(ActionError::Later { doing: "making a room", retry_after: Some(left), source })
+    }
+
+    /// A call for a portal has failed: without an answer it may still land.
+    pub(super) fn may_land(&self, key: &PortalKey, error: &ActionError) {
+        if matches!(error, ActionError::Later { retry_after: None, .. }) {
+            let mut unanswered = lock(&self.unanswered);
+            unanswered.retain(|_, at| at.elapsed() < LANDS);
+            unanswered.insert(key.clone(), Instant::now());
+        }
+    }
+
+    /// For how long a call of this run for a portal may still land.
+    pub(super) fn unanswered(&self, key: &PortalKey) -> Duration {
+        let failed = lock(&self.unanswered).get(key).copied();
+        failed.map_or(Duration::ZERO, |at| LANDS.saturating_sub(at.elapsed()))
+    }
+
+    /// The same, of this run or the one before.
+    pub(super) fn landing(&self, key: &PortalKey) -> Duration {
+        LANDS.saturating_sub(self.began.elapsed()).max(self.unanswered(key))
     }
 
     /// The time since a call was begun or given up, perhaps by a run before this one; never more, whatever the clock on the wall

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::time::Instant;
 
-use super::{After, Driver, Key, lock};
+use super::{After, Driver, Key, lock, upgrade::empty};
 use crate::{
     brake::Brake,
     model::{Ghost, GitterRoomId, GitterUserId, PortalKey, Profile, Refusal, alike},
@@ -654,12 +654,15 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         }
         self.homeserver(self.matrix.invite(room, &row.user)).await?;
         let entered = self.homeserver(self.matrix.enter(room, Who::Ghost(&row.user))).await;
+        if let Err(error) = &entered {
+            self.may_land(key, error);
+        }
         let came = entered.is_ok();
         let (at, user, id) = (room.clone(), row.user.clone(), key.clone());
-        let (who, shown) = (ghost.clone(), shown);
+        let (who, shown, now) = (ghost.clone(), shown, self.clock.now());
         let still_open = self.state.write(move |t| {
-            let portal = t.portal(&id)?.filter(|portal| portal.open.desired);
-            let still_open = portal.is_some_and(|portal| portal.place.room() == Some(&at));
+            let portal = t.portal(&id)?.filter(|portal| portal.place.room() == Some(&at));
+            let still_open = portal.as_ref().is_some_and(|portal| portal.open.desired);
             let mut changed = false;
             if still_open && came {
                 t.put_inside(&at, &user, true)?;
@@ -672,6 +675,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     changed = true;
                 }
             }
+            if !still_open {
+                // Closed meanwhile: whoever empties it may have looked before the ghost came. One of which nothing was heard
+                // may have come, too.
+                t.put_inside(&at, &user, true)?;
+                if portal.is_none() {
+                    empty(t, &at, &id.account, now)?;
+                }
+            }
             Ok((still_open, changed))
         });
         let (still_open, changed) = still_open.await?;
@@ -679,9 +690,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             self.hint(Key::Ghost(ghost.clone()), Class::Looks);
         }
         if !still_open {
-            // Closed meanwhile: whoever empties it may have looked before the ghost came, and nobody looks again. A
-            // ghost of which nothing was heard may have come, too.
-            self.homeserver(self.matrix.leave(room, Who::Ghost(&row.user))).await?;
+            self.hint(Key::Portal(key.clone()), Class::Members);
+            self.hint(Key::Chat(room.clone()), Class::Members);
             return Err(refused("the portal was closed meanwhile"));
         }
         entered

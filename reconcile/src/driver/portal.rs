@@ -53,6 +53,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             logged_in: facts.logged_in,
             features: facts.portal.place.room().map_or(0, |room| self.matrix.features(room)),
             now,
+            landing: !self.landing(key).is_zero(),
             apart_ms: u64::try_from(self.limits.gone_apart.as_millis()).unwrap_or(u64::MAX),
         };
         let mut plan = plan_portal(&view);
@@ -75,6 +76,10 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             lock(&self.held).seen(SCOPE, &named);
         }
         if plan.is_empty() {
+            let landing = self.landing(key);
+            if facts.portal.open.last.is_none() && !landing.is_zero() {
+                return Ok(After::In(landing));
+            }
             if let Some(until) = facts.portal.history.filter(|until| *until > now) {
                 // No longer than that, even when the clock was put back.
                 return Ok(After::In(until.since(now).min(self.limits.history)));
@@ -92,6 +97,11 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         if leaves && facts.unheard && now.since(facts.portal.open.at) < UNHEARD {
             // Once out, the bot can't read what the homeserver kept back.
             return Ok(After::In(UNHEARD_AGAIN));
+        }
+        let unanswered = self.unanswered(key);
+        if leaves && !unanswered.is_zero() {
+            // Once out, nobody sees off who comes in late.
+            return Ok(After::In(unanswered));
         }
         let empties = |action: &RoomAction| {
             matches!(action, RoomAction::RemoveAccount(_) | RoomAction::TakeOut(..))
@@ -205,7 +215,11 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             if !self.still_planned(key, &facts.portal).await? {
                 return failed.map_or(Ok(false), Err);
             }
+            let moves = matches!(action, RoomAction::Invite(_) | RoomAction::RemoveAccount(_));
             if let Err(error) = self.act_one(key, facts, action).await {
+                if moves {
+                    self.may_land(key, &error);
+                }
                 failed = failed.or(Some(error));
             }
         }
@@ -299,6 +313,12 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             RoomAction::Abandon(room) => {
                 self.last_words(&room).await?;
                 self.leave_next(&room, &key.account).await?;
+                // Since the look that the plan is made of, a ghost may have come that was on its way when the portal was closed.
+                let members = self.matrix.members(&room).await?.unwrap_or_default();
+                if members.iter().any(|member| self.matrix.is_ghost(member)) {
+                    self.hint(Key::Portal(key.clone()), Class::Soon);
+                    return Ok(());
+                }
                 self.heed(self.matrix.leave(&room, Who::Bot)).await?;
                 // Opened again meanwhile, ghosts may have come; once the place is forgotten, nobody knows of them.
                 while !self.forget_place(key, &room).await? {
@@ -358,22 +378,32 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
 
     /// The bot has left a portal's room: the portal has none any more. False when there are ghosts in it, or words for it.
     async fn forget_place(&self, key: &PortalKey, room: &OwnedRoomId) -> Result<bool, ActionError> {
-        let (id, at) = (key.clone(), room.clone());
+        let (id, at, now) = (key.clone(), room.clone(), self.clock.now());
         let forgotten = self.state.write(move |t| {
-            let Some(mut portal) = t.portal(&id)? else { return Ok(true) };
+            let Some(mut portal) = t.portal(&id)? else { return Ok((true, None)) };
             if !t.inside(&at)?.is_empty() || t.has_notices(&Target::Room(at.clone()))? {
-                return Ok(false);
+                return Ok((false, None));
+            }
+            // Of an upgrade just before the bot left: where the room goes on it may be already, for nothing.
+            let mut next = portal.successor.take();
+            if let Some(room) = &next
+                && !shun(t, room, &id.account, now)?
+            {
+                next = None;
             }
             portal.place = Place::Nowhere;
-            portal.successor = None;
+            portal.missing_since = None;
             portal.shown = None;
             portal.joined = false;
             t.put_portal(&id, &portal)?;
-            Ok(true)
+            Ok((true, next))
         });
-        let forgotten = forgotten.await?;
+        let (forgotten, next) = forgotten.await?;
         self.bells.words.notify_one();
         self.bells.portals.notify_one();
+        if let Some(next) = next {
+            self.hint(Key::Chat(next), Class::Members);
+        }
         Ok(forgotten)
     }
 
@@ -561,7 +591,13 @@ fn apply(
         Note::Left => portal.open.adopt(false, Reason::LeftPortal, now),
         Note::Missing => portal.missing_since = Some(now),
         Note::Found => portal.missing_since = None,
-        Note::Lost => drop(part_from_room(portal, Place::Nowhere)),
+        Note::Lost => {
+            if let Some(old) = part_from_room(portal, Place::Nowhere)
+                && !t.inside(&old)?.is_empty()
+            {
+                empty(t, &old, &key.account, now)?;
+            }
+        }
         Note::Dead => {
             if let Some(old) = part_from_room(portal, Place::Nowhere) {
                 empty(t, &old, &key.account, now)?;

@@ -228,7 +228,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         Ok(())
     }
 
-    /// A room that was replaced: once the last words in it are said, the ghosts leave, and then the bot.
+    /// A room that was replaced, or from which the bot was put out: once the last words in it are said, the ghosts leave, and then
+    /// the bot.
     pub(super) async fn empty_chat(
         &self,
         room: &RoomId,
@@ -238,9 +239,13 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         if self.state.read(move |t| t.has_notices(&target)).await? {
             return Ok(After::In(LAST_WORDS));
         }
-        let members = self.matrix.members(room).await?.unwrap_or_default();
-        let mut ghosts = members;
-        ghosts.retain(|member| self.matrix.is_ghost(member));
+        let ghosts: Vec<_> = if let Some(members) = self.matrix.members(room).await? {
+            members.into_iter().filter(|member| self.matrix.is_ghost(member)).collect()
+        } else {
+            // The bot is out of it; ghosts can still leave by themselves.
+            let id = room.to_owned();
+            self.state.read(move |t| t.inside(&id)).await?
+        };
         if ghosts.is_empty() {
             match self.homeserver(self.matrix.hush(room)).await {
                 // Without the power to, what is said there is said to nobody.
@@ -252,6 +257,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         }
         for ghost in ghosts {
             self.homeserver(self.matrix.leave(room, Who::Ghost(&ghost))).await?;
+            let id = room.to_owned();
+            self.state.write(move |t| t.put_inside(&id, &ghost, false)).await?;
         }
         // The bot leaves when the next look finds no ghost: one may have come in meanwhile.
         Ok(After::Again)

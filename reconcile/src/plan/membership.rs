@@ -58,6 +58,13 @@ impl AccountPlan {
         self.adopt.iter().filter(|(_, a)| **a == Adoption::Gone).map(|(room, _)| room)
     }
 
+    /// Takes out that a room is as desired, while a call for what was desired before may still change that.
+    pub fn doubt(&mut self, room: &GitterRoomId) {
+        if self.adopt.get(room) == Some(&Adoption::Agreed) {
+            self.adopt.remove(room);
+        }
+    }
+
     /// Takes the removals out, for a later pass.
     pub fn hold_removals(&mut self) {
         self.adopt.retain(|_, adoption| *adoption != Adoption::Gone);

@@ -46,6 +46,8 @@ pub struct PortalView<'a> {
     pub now: Millis,
     /// How far apart in time a room must be found gone twice before it is believed, in milliseconds.
     pub apart_ms: u64,
+    /// Whether a call for what was desired before may still land.
+    pub landing: bool,
 }
 
 /// What to write down, before acting.
@@ -169,7 +171,7 @@ pub fn plan_portal(view: &PortalView<'_>) -> PortalPlan {
                 there(view, room, *account, ghosts, &mut plan);
                 // Last, and only from a room just seen empty: as long as the bot is in it, the room can be found and tidied
                 // up. A room that goes on elsewhere is closed there, so that nobody is left behind in it.
-                if plan.act.is_empty() && !portal.open.desired {
+                if plan.act.is_empty() && !portal.open.desired && !is_doubtful(view) {
                     plan.act.push(match successor {
                         Some(Successor::Fit(next)) => RoomAction::Follow(next.clone()),
                         Some(Successor::Shut | Successor::Unfit(_)) | None => {
@@ -181,6 +183,11 @@ pub fn plan_portal(view: &PortalView<'_>) -> PortalPlan {
         },
     }
     plan
+}
+
+/// Whether the account has changed its mind while a call for what it wanted before may still land: then what is seen may not stay.
+fn is_doubtful(view: &PortalView<'_>) -> bool {
+    view.portal.open.last.is_none() && view.landing
 }
 
 /// Whether the account is out of the room there and here, or can't be brought out.
@@ -280,7 +287,7 @@ fn there(
     let outdated = view.shows.is_some() && view.shows != portal.shown.as_ref();
     match settle(&wish.desired, wish.last.as_ref(), &Seen::Fresh(now)) {
         Verdict::Agreed => {
-            if wish.pending() || (now && portal.condition.is_some()) {
+            if (wish.pending() && !is_doubtful(view)) || (now && portal.condition.is_some()) {
                 plan.notes.push(Note::Open(now));
             }
         }

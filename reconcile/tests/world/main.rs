@@ -2,6 +2,7 @@
 //! at any await. When the trouble is over, everything is as it was last asked for, and then nothing is done any more.
 
 mod faults;
+mod late;
 mod outside;
 mod people;
 mod points;
@@ -181,7 +182,10 @@ fn portals_are_right(handle: &Handle, world: &World, wrong: &mut Vec<String>) {
         };
         let namesakes = world.data.ghosts.values().filter(|other| same(other)).count() > 1;
         let shown = ghost.to_show(namesakes);
-        if ghost.dressed.is_some() && world.dressed.get(&ghost.user) != Some(&shown) {
+        // Who is nowhere is dressed before coming in again.
+        let somewhere = world.matrix.values().any(|r| r.presence(&ghost.user) == Presence::In);
+        let dressed = ghost.dressed.is_some() && somewhere;
+        if dressed && world.dressed.get(&ghost.user) != Some(&shown) {
             wrong.push(format!("{}: not dressed as {seen:?}", ghost.user));
         }
     }

@@ -214,9 +214,8 @@ impl Handle {
         }
         world.intake(|t| {
             let Some(mut portal) = t.portal(key)? else { return Ok(()) };
-            if portal.open.desired {
-                portal.open.ask(false, Reason::LeftPortal, at.max(portal.open.at));
-            }
+            // Whatever it was before, a logout's for one: the next login does not open it.
+            portal.open.ask(false, Reason::LeftPortal, at.max(portal.open.at));
             t.put_portal(key, &portal)
         });
         true

@@ -20,12 +20,12 @@ use crate::{
     supervise, wrong,
 };
 
-fn key(room: usize) -> PortalKey {
+pub(crate) fn key(room: usize) -> PortalKey {
     PortalKey::new(account(0), gitter_room(room))
 }
 
 /// One account that is in all of `rooms`, logged in, with its portals open; none when `rooms` is 0.
-async fn one_account(rooms: usize) -> Handle {
+pub(crate) async fn one_account(rooms: usize) -> Handle {
     let world = Handle::new(3);
     {
         let mut world = world.lock();
@@ -51,7 +51,7 @@ fn open(world: &Handle) -> usize {
     world.lock().data.portals.values().filter(|p| p.open.desired).count()
 }
 
-fn told(world: &Handle, wanted: &Told) -> usize {
+pub(crate) fn told(world: &Handle, wanted: &Told) -> usize {
     world.say();
     let world = world.lock();
     world.said.iter().filter(|notice| notice.say == Say::Told(wanted.clone())).count()
@@ -103,7 +103,7 @@ fn many_rooms_lost_on_gitter_at_once_are_held_back_and_come_back() {
 }
 
 /// Where the first portal is.
-fn place(world: &Handle) -> Place {
+pub(crate) fn place(world: &Handle) -> Place {
     world.lock().data.portals[&key(0)].place.clone()
 }
 
