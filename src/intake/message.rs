@@ -76,9 +76,9 @@ impl Rules {
         now: Millis,
         hints: &mut Hints,
     ) -> Result<(), StoreError> {
-        // Who was put out of a room is told nothing there.
+        // Who was put out of a room, or is just being put out of it, is told nothing there.
         let portal = t.portal(key)?;
-        let out = portal.is_some_and(|p| !p.open.desired && p.open.last == Some(false));
+        let out = portal.is_some_and(|p| !p.open.desired && p.open.last != Some(true));
         let tell = |t: &mut WriteTxn<'_>, hints: &mut Hints, of: &EventId, failure, why: &str| {
             if out {
                 hints.words = true;

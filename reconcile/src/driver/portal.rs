@@ -268,8 +268,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 .await
             }
             RoomAction::RemoveAccount(room) => {
-                // Outside it hears nothing of what became of its messages.
-                self.last_words(&room).await?;
+                if !self.show_out(key, &room).await? {
+                    return Ok(());
+                }
                 let reason = "this portal is closed";
                 let removed = self.heed(self.matrix.remove(&room, &key.account, reason)).await;
                 let immovable = match removed {
@@ -365,15 +366,36 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         .await
     }
 
+    /// Notes that the account is about to be put out of its closed portal. Outside it hears nothing of what became of its messages:
+    /// what waits to be said is said first, and whatever comes after this write is told in its chat. False when it is open again.
+    async fn show_out(&self, key: &PortalKey, room: &OwnedRoomId) -> Result<bool, ActionError> {
+        let (id, target) = (key.clone(), Target::Room(room.clone()));
+        let shown = self.state.write(move |t| {
+            let Some(mut portal) = t.portal(&id)?.filter(|portal| !portal.open.desired) else {
+                return Ok(Some(false));
+            };
+            if t.has_notices(&target)? {
+                return Ok(None);
+            }
+            if portal.open.last.take().is_some() {
+                t.put_portal(&id, &portal)?;
+            }
+            Ok(Some(true))
+        });
+        shown.await?.ok_or_else(|| self.unsaid())
+    }
+
     /// What is still to be said in a room is said before it is left, or found to belong elsewhere before its portal forgets it.
     async fn last_words(&self, room: &OwnedRoomId) -> Result<(), ActionError> {
         let target = Target::Room(room.clone());
-        if !self.state.read(move |t| t.has_notices(&target)).await? {
-            return Ok(());
-        }
+        let waits = self.state.read(move |t| t.has_notices(&target)).await?;
+        if waits { Err(self.unsaid()) } else { Ok(()) }
+    }
+
+    fn unsaid(&self) -> ActionError {
         self.bells.words.notify_one();
         let source = "the bot's last words there are not said yet".into();
-        Err(ActionError::Later { doing: "leaving a room", retry_after: Some(LAST_WORDS), source })
+        ActionError::Later { doing: "leaving a room", retry_after: Some(LAST_WORDS), source }
     }
 
     /// The bot has left a portal's room: the portal has none any more. False when there are ghosts in it, or words for it.

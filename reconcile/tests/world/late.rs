@@ -88,6 +88,23 @@ fn a_kick_that_lands_after_an_invite_was_asked_for_is_made_good() {
 }
 
 #[test]
+fn who_is_just_being_put_out_of_a_portal_does_not_count_as_in_it() {
+    on_paused_time(async {
+        let world = one_account(1).await;
+        let (sent, seen) = std::sync::mpsc::channel();
+        world.meanwhile("remove", false, move |world| {
+            let last = world.lock().data.portals[&key(0)].open.last;
+            sent.send(last).expect("waited for");
+        });
+        assert!(world.part(&key(0)));
+        world.hint(Key::Account(account(0)));
+        converge(&world, 2).await.expect("closed");
+        assert_eq!(seen.try_recv(), Ok(None), "what it says now is answered in its chat");
+        world.set_driver(None);
+    });
+}
+
+#[test]
 fn ghosts_leave_a_room_that_the_bot_was_put_out_of() {
     on_paused_time(async {
         let world = one_account(1).await;
