@@ -474,10 +474,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             }
             other => other?,
         };
-        let (history, features) = (self.limits.history, self.matrix.features(&made));
+        let (patience, features) = (self.limits.history, self.matrix.features(&made));
         self.change(key, move |_, _, portal, now| {
-            let patience = u64::try_from(history.as_millis()).unwrap_or(u64::MAX);
-            portal.history = (patience > 0).then(|| Millis(now.0.saturating_add(patience)));
+            portal.history = filled_until(patience, now);
             portal.place = Place::At(made.clone());
             portal.shown = Some(shows.clone());
             portal.features = features;
@@ -513,12 +512,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
 
     /// An intent is settled: the first room found is the portal, others are left; with none there is no room.
     async fn record(&self, key: &PortalKey, found: Vec<OwnedRoomId>) -> Result<(), ActionError> {
+        let patience = self.limits.history;
         self.change(key, move |t, id, portal, now| {
             let mut found = found.iter();
             portal.place = found.next().map_or(Place::Nowhere, |room| Place::At(room.clone()));
             // The room may be half made: everything it shows is set again.
             portal.shown = None;
             if portal.place.room().is_some() {
+                portal.history = filled_until(patience, now);
                 t.relearn_all(id)?;
             }
             for room in found {
@@ -585,6 +586,12 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         self.bells.portals.notify_one();
         Ok(())
     }
+}
+
+/// Until when at most a room is filled with what was said before, ahead of the invite.
+fn filled_until(patience: Duration, now: Millis) -> Option<Millis> {
+    let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    (patience > 0).then(|| Millis(now.0.saturating_add(patience)))
 }
 
 fn facts(t: &dyn Rows, key: &PortalKey) -> Result<Option<Facts>, TableError> {

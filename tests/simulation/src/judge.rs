@@ -568,6 +568,8 @@ impl Elsewhere {
                 words.extend(said.map(|e| (account.to_owned(), e.came, e.text("body").to_owned())));
             }
         }
+        // Each message takes the first word after it that none before it took.
+        words.sort_by_key(|(_, came, _)| *came);
         Self { words, used: BTreeSet::new(), deaf: rows.deaf.clone() }
     }
 
