@@ -199,7 +199,7 @@ pub struct Driver<M, G, S, C> {
     /// When this run began.
     began: Instant,
     /// When calls for portals failed of which nobody knows whether they land.
-    unanswered: Mutex<BTreeMap<PortalKey, Instant>>,
+    unanswered: Mutex<BTreeMap<(PortalKey, find::Late), Instant>>,
     rng: Mutex<StdRng>,
 }
 

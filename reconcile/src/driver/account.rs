@@ -7,7 +7,7 @@ use std::{
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{After, Driver, Key, lock, portal::tell_refused, tell};
+use super::{After, Driver, Key, find::Late, lock, portal::tell_refused, tell};
 use crate::{
     brake::Brake,
     model::{
@@ -173,8 +173,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
     /// for how long.
     fn doubt_members(&self, user: &UserId, portals: &Portals, plan: &mut AccountPlan) -> Duration {
         let mut longest = Duration::ZERO;
-        for (room, _) in portals.iter().filter(|(_, portal)| portal.member.last.is_none()) {
-            let left = self.landing(&PortalKey::new(user.to_owned(), room.clone()));
+        for (room, portal) in portals.iter().filter(|(_, portal)| portal.member.last.is_none()) {
+            let key = PortalKey::new(user.to_owned(), room.clone());
+            let left = self.landing(&key, portal.member.desired);
             if !left.is_zero() {
                 plan.doubt(room);
                 longest = longest.max(left);
@@ -247,7 +248,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     return Ok(self.token_rejected(user, generation).await?);
                 }
                 Err(error) => {
-                    self.may_land(&key, &error);
+                    self.may_land(&key, if join { Late::In } else { Late::Out }, &error);
                     failed = failed.or(Some(error));
                 }
             }

@@ -21,6 +21,17 @@ const LANDS: Duration = Duration::from_secs(75);
 /// A room that is there is soon complete.
 const COMPLETES: Duration = Duration::from_secs(3);
 
+/// What a call for a portal does, perhaps when nobody waits for it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Late {
+    /// Brings the account in, there or here.
+    In,
+    /// Puts it out.
+    Out,
+    /// Brings a ghost in.
+    Ghost,
+}
+
 impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
     /// Whether what was `found` of a room asked for at `since` is all that will ever be found.
     ///
@@ -41,23 +52,25 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
     }
 
     /// A call for a portal has failed: without an answer it may still land.
-    pub(super) fn may_land(&self, key: &PortalKey, error: &ActionError) {
+    pub(super) fn may_land(&self, key: &PortalKey, late: Late, error: &ActionError) {
         if matches!(error, ActionError::Later { retry_after: None, .. }) {
             let mut unanswered = lock(&self.unanswered);
             unanswered.retain(|_, at| at.elapsed() < LANDS);
-            unanswered.insert(key.clone(), Instant::now());
+            unanswered.insert((key.clone(), late), Instant::now());
         }
     }
 
-    /// For how long a call of this run for a portal may still land.
-    pub(super) fn unanswered(&self, key: &PortalKey) -> Duration {
-        let failed = lock(&self.unanswered).get(key).copied();
+    /// For how long such a call of this run may still land.
+    pub(super) fn unanswered(&self, key: &PortalKey, late: Late) -> Duration {
+        let failed = lock(&self.unanswered).get(&(key.clone(), late)).copied();
         failed.map_or(Duration::ZERO, |at| LANDS.saturating_sub(at.elapsed()))
     }
 
-    /// The same, of this run or the one before.
-    pub(super) fn landing(&self, key: &PortalKey) -> Duration {
-        LANDS.saturating_sub(self.began.elapsed()).max(self.unanswered(key))
+    /// For how long a call that moves the account away from what is `desired` now may still land: one of this run, or any of the
+    /// run before.
+    pub(super) fn landing(&self, key: &PortalKey, desired: bool) -> Duration {
+        let late = if desired { Late::Out } else { Late::In };
+        LANDS.saturating_sub(self.began.elapsed()).max(self.unanswered(key, late))
     }
 
     /// The time since a call was begun or given up, perhaps by a run before this one; never more, whatever the clock on the wall

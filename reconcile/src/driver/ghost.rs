@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::time::Instant;
 
-use super::{After, Driver, Key, lock, upgrade::empty};
+use super::{After, Driver, Key, find::Late, lock, upgrade::empty};
 use crate::{
     brake::Brake,
     model::{Ghost, GitterRoomId, GitterUserId, PortalKey, Profile, Refusal, alike},
@@ -655,7 +655,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         self.homeserver(self.matrix.invite(room, &row.user)).await?;
         let entered = self.homeserver(self.matrix.enter(room, Who::Ghost(&row.user))).await;
         if let Err(error) = &entered {
-            self.may_land(key, error);
+            self.may_land(key, Late::Ghost, error);
         }
         let came = entered.is_ok();
         let (at, user, id) = (room.clone(), row.user.clone(), key.clone());

@@ -1,11 +1,13 @@
 //! A pass over one portal's room on Matrix.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::OwnedRoomId;
 
 use super::{
-    After, Driver, Key, lock, tell,
+    After, Driver, Key,
+    find::Late,
+    lock, tell,
     upgrade::{LAST_WORDS, empty, part_from_room, shun},
 };
 use crate::{
@@ -53,7 +55,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             logged_in: facts.logged_in,
             features: facts.portal.place.room().map_or(0, |room| self.matrix.features(room)),
             now,
-            landing: !self.landing(key).is_zero(),
+            landing: !self.landing(key, facts.portal.open.desired).is_zero(),
             apart_ms: u64::try_from(self.limits.gone_apart.as_millis()).unwrap_or(u64::MAX),
         };
         let mut plan = plan_portal(&view);
@@ -76,7 +78,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             lock(&self.held).seen(SCOPE, &named);
         }
         if plan.is_empty() {
-            let landing = self.landing(key);
+            let landing = self.landing(key, facts.portal.open.desired);
             if facts.portal.open.last.is_none() && !landing.is_zero() {
                 return Ok(After::In(landing));
             }
@@ -98,7 +100,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             // Once out, the bot can't read what the homeserver kept back.
             return Ok(After::In(UNHEARD_AGAIN));
         }
-        let unanswered = self.unanswered(key);
+        let unanswered = self.unanswered(key, Late::Ghost).max(self.unanswered(key, Late::In));
         if leaves && !unanswered.is_zero() {
             // Once out, nobody sees off who comes in late.
             return Ok(After::In(unanswered));
@@ -113,6 +115,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
     }
 
     async fn look(&self, key: &PortalKey, room: &OwnedRoomId) -> Result<RoomReading, ActionError> {
+        let id = room.clone();
+        // Before the look: who comes or goes meanwhile is the newer news.
+        let known = self.state.read(move |t| t.inside(&id)).await?;
         let Some(members) = self.matrix.members(room).await? else { return Ok(RoomReading::Gone) };
         let account = if members.contains(&key.account) {
             Presence::In
@@ -120,41 +125,26 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             self.matrix.presence(room, &key.account).await?
         };
         let others = members.into_iter().filter(|m| *m != key.account && m != self.matrix.bot());
-        let (ghosts, strangers) = others.partition(|member| self.matrix.is_ghost(member));
+        let (ghosts, strangers): (BTreeSet<_>, BTreeSet<_>) =
+            others.partition(|member| self.matrix.is_ghost(member));
         let successor = match self.matrix.tombstone(room).await? {
             Some(tombstone) => Some(self.successor(room, &tombstone, Some(key)).await?),
             None => None,
         };
-        let reading = RoomReading::There { account, ghosts, strangers, successor };
-        if let RoomReading::There { ghosts, .. } = &reading {
-            let (room, now_in) = (room.clone(), ghosts.clone());
-            let differs = {
-                let (room, now_in) = (room.clone(), now_in.clone());
-                self.state
-                    .read(move |t| {
-                        let before = t.inside(&room)?;
-                        let gone = before.iter().filter(|g| !now_in.contains(*g)).cloned();
-                        let gone: Vec<OwnedUserId> = gone.collect();
-                        let come = now_in.iter().filter(|g| !before.contains(g)).cloned();
-                        Ok((gone, come.collect::<Vec<_>>()))
-                    })
-                    .await?
-            };
-            if !differs.0.is_empty() || !differs.1.is_empty() {
-                self.state
-                    .write(move |t| {
-                        for ghost in &differs.0 {
-                            t.put_inside(&room, ghost, false)?;
-                        }
-                        for ghost in &differs.1 {
-                            t.put_inside(&room, ghost, true)?;
-                        }
-                        Ok(())
-                    })
-                    .await?;
-            }
+        let known = BTreeSet::from_iter(known);
+        let moved = known.symmetric_difference(&ghosts);
+        let moved: Vec<_> = moved.map(|ghost| (ghost.clone(), ghosts.contains(ghost))).collect();
+        if !moved.is_empty() {
+            let id = room.clone();
+            let write = self.state.write(move |t| {
+                for (ghost, inside) in &moved {
+                    t.put_inside(&id, ghost, *inside)?;
+                }
+                Ok(())
+            });
+            write.await?;
         }
-        Ok(reading)
+        Ok(RoomReading::There { account, ghosts, strangers, successor })
     }
 
     async fn note(
@@ -215,10 +205,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             if !self.still_planned(key, &facts.portal).await? {
                 return failed.map_or(Ok(false), Err);
             }
-            let moves = matches!(action, RoomAction::Invite(_) | RoomAction::RemoveAccount(_));
+            let late = match action {
+                RoomAction::Invite(_) => Some(Late::In),
+                RoomAction::RemoveAccount(_) => Some(Late::Out),
+                _ => None,
+            };
             if let Err(error) = self.act_one(key, facts, action).await {
-                if moves {
-                    self.may_land(key, &error);
+                if let Some(late) = late {
+                    self.may_land(key, late, &error);
                 }
                 failed = failed.or(Some(error));
             }

@@ -127,7 +127,7 @@ fn random_people_faults_and_crashes_end_as_was_asked_last() {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seeds = match (number("SEED"), number("SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, count) => 0..count.unwrap_or(300),
+        (None, count) => 0..count.unwrap_or(1000),
     };
     let mut bad = Vec::new();
     for seed in seeds {
