@@ -6,6 +6,7 @@ mod account;
 mod chat;
 mod find;
 mod ghost;
+mod late;
 mod portal;
 mod upgrade;
 
@@ -199,7 +200,7 @@ pub struct Driver<M, G, S, C> {
     /// When this run began.
     began: Instant,
     /// When calls for portals failed of which nobody knows whether they land.
-    unanswered: Mutex<BTreeMap<(PortalKey, find::Late), Instant>>,
+    unanswered: Mutex<BTreeMap<(PortalKey, late::Late), Instant>>,
     rng: Mutex<StdRng>,
 }
 

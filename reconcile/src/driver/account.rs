@@ -7,7 +7,7 @@ use std::{
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{After, Driver, Key, find::Late, lock, portal::tell_refused, tell};
+use super::{After, Driver, Key, late::Late, lock, portal::tell_refused, tell};
 use crate::{
     brake::Brake,
     model::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::time::Instant;
 
-use super::{After, Driver, Key, find::Late, lock, upgrade::empty};
+use super::{After, Driver, Key, late::Late, lock, upgrade::empty};
 use crate::{
     brake::Brake,
     model::{Ghost, GitterRoomId, GitterUserId, PortalKey, Profile, Refusal, alike},

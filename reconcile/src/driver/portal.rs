@@ -6,7 +6,7 @@ use ruma::OwnedRoomId;
 
 use super::{
     After, Driver, Key,
-    find::Late,
+    late::Late,
     lock, tell,
     upgrade::{LAST_WORDS, empty, part_from_room, shun},
 };
