@@ -198,7 +198,10 @@ impl Rules {
         let Some(mut portal) = t.portal(key)? else { return Ok(()) };
         portal.joined = membership == "join";
         if membership == "join" {
-            portal.open.last = Some(true);
+            // Into a closed portal nobody comes: it is an old join, and its account may be out of the room by now.
+            if portal.open.desired {
+                portal.open.last = Some(true);
+            }
             return t.put_portal(key, &portal);
         }
         if portal.missing_since.is_some() {
