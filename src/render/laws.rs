@@ -249,10 +249,8 @@ proptest! {
     /// No markup that wasn't there: text in HTML arrives on Gitter as that text, whatever it looks like.
     #[test]
     fn text_is_never_taken_for_markup(text in nasty(0..30)) {
-        // Angle brackets around an address are Gitter's way to write one; a Matrix id becomes a name, and the code of an emoji that
-        // emoji, on Gitter as well.
-        let other = ["<http", "<a@", "@gitter_bob", ":a:"];
-        prop_assume!(!other.iter().any(|piece| text.contains(piece)));
+        // Angle brackets around an address are Gitter's way to write one; a Matrix id becomes a name.
+        prop_assume!(!["<http", "<a@", "@gitter_bob"].iter().any(|piece| text.contains(piece)));
         let shown = text.replace('\0', "");
         let markdown = gitter("", Some(&escape(&text)));
         let back = matrix(&markdown);
@@ -261,8 +259,10 @@ proptest! {
         elements(&nodes, &mut tags);
         tags.retain(|tag| !matches!(tag.as_str(), "p" | "br" | "a"));
         prop_assert_eq!(&tags, &Vec::<String>::new(), "markdown {:?}, back {:?}", markdown, back);
-        let seen = text_of(&nodes).replace('\u{2060}', "").replace("😄", ":smile:");
-        let meant = shown.replace("😄", ":smile:");
+        // The codes of emoji are those emoji, on Gitter as well; ":smile:" before "a:" holds two.
+        let coded = |text: &str| text.replace("😄", ":smile:").replace("🅰\u{fe0f}", ":a:");
+        let seen = coded(&text_of(&nodes).replace('\u{2060}', ""));
+        let meant = coded(&shown);
         prop_assert_eq!(words(&seen).concat(), words(&meant).concat(), "markdown {:?}, back {:?}", markdown, back);
     }
 

@@ -11,8 +11,8 @@ use super::{After, Driver, Key, late::Late, lock, portal::tell_refused, tell};
 use crate::{
     brake::Brake,
     model::{
-        Account, Ask, Chat, ChatStage, Control, Door, GitterRoomId, Millis, Moment, NamedAsk,
-        NamedKind, Portal, PortalKey, Reason, Refusal, Seen, Told, Wish,
+        Account, Ask, Chat, ChatStage, Control, Door, GitterRoom, GitterRoomId, Millis, Moment,
+        NamedAsk, NamedKind, Portal, PortalKey, Reason, Refusal, Seen, Told, Wish,
     },
     plan::{AccountPlan, AccountView, Adoption, MemberAction, plan_account},
     port::{
@@ -372,8 +372,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             row.asks.remove(0);
             t.put_account(&id, &row)?;
             for (room, mut portal) in t.portals_of(&id)? {
-                let named = t.room(&room)?.filter(|room| room.uri.eq_ignore_ascii_case(&name));
-                if named.is_some_and(|room| !room.one_to_one) {
+                if t.room(&room)?.is_some_and(|room| is_called(&room, &name)) {
                     ask_part(&mut portal, ask.at);
                     t.put_portal(&PortalKey::new(id.clone(), room.clone()), &portal)?;
                     return Ok(Some(room));
@@ -549,8 +548,12 @@ fn tell_login(
 /// The room that a command wants open, among those the account is in.
 fn named<'a>(ask: &NamedAsk, rooms: &'a [RoomSeen]) -> Option<&'a RoomSeen> {
     let (NamedKind::Join(name) | NamedKind::Invite(name)) = &ask.kind else { return None };
-    let its = |seen: &&RoomSeen| !seen.room.one_to_one && seen.room.uri.eq_ignore_ascii_case(name);
-    rooms.iter().find(its)
+    rooms.iter().find(|seen| is_called(&seen.room, name))
+}
+
+/// Whether a command may call a room so: one-to-one rooms go by the names of people.
+fn is_called(room: &GitterRoom, name: &str) -> bool {
+    !room.one_to_one && room.uri.eq_ignore_ascii_case(name)
 }
 
 /// Commands for rooms that were among those just seen are words about their portals from now on, so that what the account does
@@ -565,12 +568,8 @@ fn open_named(
 ) -> Result<Vec<GitterRoomId>, TableError> {
     let (mut waiting, mut found) = (Vec::new(), Vec::new());
     for ask in std::mem::take(&mut row.asks) {
-        let parted = |seen: &RoomSeen| {
-            let is_it = |name: &String| seen.room.uri.eq_ignore_ascii_case(name);
-            waiting.iter().any(
-                |before: &NamedAsk| matches!(&before.kind, NamedKind::Part(name) if is_it(name)),
-            )
-        };
+        let parts = |before: &NamedAsk, room: &GitterRoom| matches!(&before.kind, NamedKind::Part(name) if is_called(room, name));
+        let parted = |seen: &RoomSeen| waiting.iter().any(|before| parts(before, &seen.room));
         match named(&ask, rooms).filter(|seen| !parted(seen)) {
             Some(seen) => {
                 wish_open(t, user, seen, true, &ask, now)?;

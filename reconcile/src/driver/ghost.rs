@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::time::Instant;
 
 use super::{After, Driver, Key, late::Late, lock, upgrade::empty};
@@ -520,11 +520,21 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         }
         let more = gone.len() > BATCH;
         for (_, ghost) in gone.into_iter().take(BATCH) {
-            self.homeserver(self.matrix.leave(room, Who::Ghost(&ghost))).await?;
-            let at = room.clone();
-            self.state.write(move |t| t.put_inside(&at, &ghost, false)).await?;
+            self.limiter.take().await;
+            self.take_out(room, ghost).await?;
         }
         Ok(if more { After::Again } else { After::Done })
+    }
+
+    /// A ghost leaves a room, which then is noted.
+    pub(super) async fn take_out(
+        &self,
+        room: &RoomId,
+        ghost: OwnedUserId,
+    ) -> Result<(), ActionError> {
+        self.heed(self.matrix.leave(room, Who::Ghost(&ghost))).await?;
+        let room = room.to_owned();
+        Ok(self.state.write(move |t| t.put_inside(&room, &ghost, false)).await?)
     }
 
     /// Sets a registered ghost's profile when it is out of date.

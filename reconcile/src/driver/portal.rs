@@ -48,6 +48,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             None => Seen::Unknown,
         };
         let now = self.clock.now();
+        let landing = self.landing(key, facts.portal.open.desired);
         let view = PortalView {
             portal: &facts.portal,
             shows: facts.shows.as_ref(),
@@ -55,7 +56,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             logged_in: facts.logged_in,
             features: facts.portal.place.room().map_or(0, |room| self.matrix.features(room)),
             now,
-            landing: !self.landing(key, facts.portal.open.desired).is_zero(),
+            landing: !landing.is_zero(),
             apart_ms: u64::try_from(self.limits.gone_apart.as_millis()).unwrap_or(u64::MAX),
         };
         let mut plan = plan_portal(&view);
@@ -78,7 +79,6 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             lock(&self.held).seen(SCOPE, &named);
         }
         if plan.is_empty() {
-            let landing = self.landing(key, facts.portal.open.desired);
             if facts.portal.open.last.is_none() && !landing.is_zero() {
                 return Ok(After::In(landing));
             }
@@ -300,11 +300,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 })
                 .await
             }
-            RoomAction::TakeOut(room, ghost) => {
-                self.heed(self.matrix.leave(&room, Who::Ghost(&ghost))).await?;
-                self.state.write(move |t| t.put_inside(&room, &ghost, false)).await?;
-                Ok(())
-            }
+            RoomAction::TakeOut(room, ghost) => self.take_out(&room, ghost).await,
             RoomAction::Abandon(room) => {
                 self.last_words(&room).await?;
                 self.leave_next(&room, &key.account).await?;
@@ -320,9 +316,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     self.last_words(&room).await?;
                     let at = room.clone();
                     for ghost in self.state.read(move |t| t.inside(&at)).await? {
-                        self.heed(self.matrix.leave(&room, Who::Ghost(&ghost))).await?;
-                        let at = room.clone();
-                        self.state.write(move |t| t.put_inside(&at, &ghost, false)).await?;
+                        self.take_out(&room, ghost).await?;
                     }
                 }
                 self.hint(Key::Portal(key.clone()), Class::Soon);
@@ -401,12 +395,10 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 return Ok((false, None));
             }
             // Of an upgrade just before the bot left: where the room goes on it may be already, for nothing.
-            let mut next = portal.successor.take();
-            if let Some(room) = &next
-                && !shun(t, room, &id.account, now)?
-            {
-                next = None;
-            }
+            let next = match portal.successor.take() {
+                Some(next) => shun(t, &next, &id.account, now)?.then_some(next),
+                None => None,
+            };
             portal.place = Place::Nowhere;
             portal.missing_since = None;
             portal.shown = None;

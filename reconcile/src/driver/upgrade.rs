@@ -256,9 +256,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             return self.leave_chat(room, chat, Some(rest)).await;
         }
         for ghost in ghosts {
-            self.homeserver(self.matrix.leave(room, Who::Ghost(&ghost))).await?;
-            let id = room.to_owned();
-            self.state.write(move |t| t.put_inside(&id, &ghost, false)).await?;
+            self.limiter.take().await;
+            self.take_out(room, ghost).await?;
         }
         // The bot leaves when the next look finds no ghost: one may have come in meanwhile.
         Ok(After::Again)

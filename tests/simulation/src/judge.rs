@@ -761,10 +761,10 @@ fn arrived(
     // Who was put out of a room is told nothing there.
     let here = case.home.events(&said.room);
     events.retain(|event| {
-        let mut before = here.iter().take_while(|e| e.id != event.id);
+        let before = here.iter().take_while(|e| e.id != event.id);
         let of_account = |e: &&Event| e.state_key.as_deref() == Some(account);
         let is_here = here.iter().any(|e| e.id == event.id);
-        let last = before.by_ref().filter(of_account).last();
+        let last = before.filter(of_account).last();
         let out = last.is_some_and(|e| e.membership() == "leave" && e.sender == bot());
         event.sender != bot() || event.kind != "m.room.message" || !is_here || !out
     });
