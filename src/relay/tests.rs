@@ -361,6 +361,27 @@ async fn a_refused_message_of_a_portal_that_was_closed_is_told_of_in_the_control
 }
 
 #[tokio::test]
+async fn who_is_being_put_out_of_a_portal_is_told_of_what_they_say_there_in_the_control_room() {
+    let fixture = Fixture::new().await;
+    // The call that puts them out is under way, which is noted before it is made.
+    fixture.change_portal(|portal| (portal.open.desired, portal.open.last) = (false, None)).await;
+    // That they came in once is heard only now.
+    let mut came = fixture.said_by_alice(portal_room(), "$came:example.org", "");
+    came.kind = "m.room.member".to_owned();
+    came.state_key = Some(alice().to_string());
+    came.content = json!({"membership": "join"});
+    let mut said = fixture.said_by_alice(portal_room(), "$said:example.org", "hello");
+    said.content = json!({"msgtype": "org.example.unknown", "body": "hello"});
+    fixture.take(came).await;
+    fixture.take(said).await;
+    let anywhere = |t: &ReadTxn| Ok(t.notices_waiting()?.first().cloned());
+    let told = fixture.until("a word", anywhere).await;
+    assert_eq!(told, Target::Account(alice()), "they may be out of the room by now");
+    let told = fixture.told().await;
+    assert!(told.len() == 1 && told[0].starts_with("In acme/rockets: "), "{told:?}");
+}
+
+#[tokio::test]
 async fn what_comes_from_a_room_that_its_portal_has_left_is_told_of_in_the_control_room() {
     let fixture = Fixture::new().await;
     let old = room_id!("!old:example.org").to_owned();

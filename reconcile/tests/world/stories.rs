@@ -840,3 +840,28 @@ fn a_person_waits_for_what_was_said_before_but_no_longer_than_is_set() {
         }
     });
 }
+
+#[test]
+fn a_room_whose_making_was_cut_off_is_filled_too_before_its_account_is_invited() {
+    on_paused_time(async {
+        let world = Handle::new(3);
+        populate(&mut world.lock(), 1, 1);
+        let me = world.lock().who[&account(0)].id.clone();
+        world.lock().gitter.get_mut(&gitter_room(0)).expect("a room").members.insert(me);
+        world.lock().kill_in = Some(("create", true));
+        world.log_in(&account(0));
+        let patience = Duration::from_secs(10);
+        supervise(&world, reconcile::driver::Limits { history: patience, ..limits() });
+        let found = loop {
+            let portal = world.lock().data.portals.get(&key(0)).cloned();
+            match portal.filter(|portal| portal.place.room().is_some()) {
+                Some(portal) => break portal,
+                None => sleep(Duration::from_millis(50)).await,
+            }
+        };
+        assert_eq!(world.lock().kill_in, None, "the bridge was killed");
+        assert_eq!(world.lock().matrix.len(), 1, "one room was made");
+        assert!(found.history.is_some(), "its account is invited to it at once");
+        world.set_driver(None);
+    });
+}
