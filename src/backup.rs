@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// How a backup's time stands in its name: sorted by name is sorted by time.
 const STAMP: &str = "%Y%m%dT%H%M%SZ";
 const ENDING: &str = ".redb";
+/// How the name of one ends that is being made.
+const UNFINISHED: &str = ".redb.part";
 
 /// The backups of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,12 @@ impl Backups {
         name.into()
     }
 
+    /// Where they are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn stem(&self) -> String {
         let stem = self.database.file_stem().unwrap_or_default();
         format!("{}-", stem.to_string_lossy())
@@ -94,6 +102,10 @@ impl Backups {
     ///
     /// When the folder can't be read.
     pub fn list(&self) -> io::Result<Vec<(Timestamp, PathBuf)>> {
+        self.found(ENDING)
+    }
+
+    fn found(&self, ending: &str) -> io::Result<Vec<(Timestamp, PathBuf)>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
@@ -102,7 +114,7 @@ impl Backups {
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let stamp = name.and_then(|name| name.strip_prefix(&self.stem())?.strip_suffix(ENDING));
+            let stamp = name.and_then(|name| name.strip_prefix(&self.stem())?.strip_suffix(ending));
             if let Some(at) = stamp.and_then(read_stamp) {
                 found.push((at, path));
             }
@@ -121,7 +133,7 @@ impl Backups {
         let path = self.name(at);
         let made = store.backup(&path)?;
         tracing::info!(path = %path.display(), rows = made.rows, bytes = made.bytes, "backup made");
-        if let Err(error) = self.prune() {
+        if let Err(error) = self.prune(&path) {
             tracing::warn!(folder = %self.folder.display(), %error, "old backups not removed");
         }
         Ok((path, made))
@@ -142,11 +154,16 @@ impl Backups {
         })
     }
 
-    fn prune(&self) -> io::Result<()> {
+    /// Removes those that are too many, but never `made`, however the clock went, and what is left of one that was cut off.
+    fn prune(&self, made: &Path) -> io::Result<()> {
+        for path in self.found(UNFINISHED)?.into_iter().map(|(_, path)| path) {
+            fs::remove_file(path)?;
+        }
         let all = self.list()?;
         // With none kept on a schedule, those made by hand are the admin's to remove.
         let keep = if self.keep == 0 { usize::MAX } else { self.keep };
-        for (_, path) in all.iter().take(all.len().saturating_sub(keep)) {
+        let too_many = all.len().saturating_sub(keep);
+        for (_, path) in all.iter().filter(|(_, path)| path != made).take(too_many) {
             fs::remove_file(path)?;
         }
         Ok(())
@@ -155,7 +172,7 @@ impl Backups {
     /// What an admin can do about a database that can't be used.
     #[must_use]
     pub fn way_out(&self) -> String {
-        let newest = self.list().unwrap_or_default().pop();
+        let newest = newest(&self.list().unwrap_or_default(), now()).cloned();
         let (database, folder) = (self.database.display(), self.folder.display());
         match newest {
             Some((at, path)) => format!(
@@ -169,13 +186,20 @@ impl Backups {
         }
     }
 
-    /// How long to wait for the next one, at a moment and with the newest there is.
-    fn due(&self, newest: Option<Timestamp>, now: Timestamp) -> Duration {
-        let Some(newest) = newest else { return Duration::ZERO };
-        // One of the future is of a clock that was wrong.
-        let age = now.duration_since(newest).unsigned_abs();
-        self.interval.saturating_sub(age)
+    /// How long to wait for the next one, at a moment and with those that there are.
+    fn due(&self, all: &[(Timestamp, PathBuf)], now: Timestamp) -> Duration {
+        match newest(all, now) {
+            Some((at, _)) if *at <= now => {
+                self.interval.saturating_sub(now.duration_since(*at).unsigned_abs())
+            }
+            _ => Duration::ZERO,
+        }
     }
+}
+
+/// The newest at a moment: one of the future is of a clock that was wrong, and counts only where there is no other.
+fn newest(all: &[(Timestamp, PathBuf)], now: Timestamp) -> Option<&(Timestamp, PathBuf)> {
+    all.iter().rfind(|(at, _)| *at <= now).or_else(|| all.last())
 }
 
 /// Makes backups as often as the settings say, until stopped.
@@ -191,21 +215,21 @@ pub async fn on_schedule(
     }
     let mut wait = SETTLED;
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-        let newest = match backups.list() {
-            Ok(list) => list.last().map(|(at, _)| *at),
-            Err(error) => {
-                tracing::warn!(folder = %backups.folder.display(), %error, "backups not listed");
-                None
-            }
-        };
-        wait = backups.due(newest, now()).min(LOOK);
+        let all = backups.list().unwrap_or_else(|error| {
+            tracing::warn!(folder = %backups.folder.display(), %error, "backups not listed");
+            Vec::new()
+        });
+        wait = backups.due(&all, now()).min(LOOK);
         if !wait.is_zero() {
             continue;
         }
-        if let Err(error) = make(&db, &backups, &making, &metrics).await {
-            tracing::error!(error = %Chain(&error), "no backup made");
-            wait = AGAIN;
-        }
+        wait = match make(&db, &backups, &making, &metrics).await {
+            Ok(_) => backups.interval.min(LOOK),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "no backup made");
+                AGAIN
+            }
+        };
     }
 }
 
@@ -223,7 +247,12 @@ async fn make(
         let file = fs::canonicalize(&path).unwrap_or(path);
         Ok(Made { file, bytes: made.bytes, taken: made.taken.0 })
     });
-    let made = made.await.unwrap_or_else(|error| Err(StoreError::given_up(error)));
+    let made = made.await.unwrap_or_else(|error| {
+        if error.is_panic() {
+            metrics.panic();
+        }
+        Err(StoreError::given_up(error))
+    });
     metrics.backup(made.is_ok());
     made
 }
@@ -322,7 +351,7 @@ mod tests {
         assert_eq!(backups.list().expect("no folder"), []);
         assert!(backups.way_out().contains("rebuild-from-matrix"), "{}", backups.way_out());
         let times = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-10T05:06:07Z"];
-        for time in times.into_iter().rev() {
+        for time in [times[1], times[0], times[2]] {
             backups.make(&store, at(time)).expect("made");
             let other = backups.folder.join("database-old.redb");
             fs::write(other, b"the admin's own").expect("written");
@@ -358,15 +387,86 @@ mod tests {
     fn the_next_backup_is_due_an_interval_after_the_newest() {
         let backups = backups(Path::new("/x"));
         let noon = at("2026-01-01T12:00:00Z");
-        let rows = [
-            ("none yet", None, 0),
-            ("just made", Some(noon), 3600),
-            ("half an hour ago", Some(at("2026-01-01T11:30:00Z")), 1800),
-            ("long ago", Some(at("2025-01-01T00:00:00Z")), 0),
-            ("far in the future", Some(at("2027-01-01T00:00:00Z")), 0),
+        let (just, half, long) = (noon, at("2026-01-01T11:30:00Z"), at("2025-01-01T00:00:00Z"));
+        // Of a clock that was wrong.
+        let ahead = at("2027-01-01T00:00:00Z");
+        let rows: [(&str, &[Timestamp], u64); 6] = [
+            ("none yet", &[], 0),
+            ("just made", &[long, just], 3600),
+            ("half an hour ago", &[half], 1800),
+            ("long ago", &[long], 0),
+            ("only one of the future", &[ahead], 0),
+            ("half an hour ago, and one of the future", &[half, ahead], 1800),
         ];
-        for (name, newest, seconds) in rows {
-            assert_eq!(backups.due(newest, noon), Duration::from_secs(seconds), "row: {name}");
+        for (name, times, seconds) in rows {
+            let all: Vec<_> = times.iter().map(|at| (*at, backups.name(*at))).collect();
+            assert_eq!(backups.due(&all, noon), Duration::from_secs(seconds), "row: {name}");
         }
+    }
+
+    #[test]
+    fn a_backup_just_made_is_kept_among_those_of_a_clock_that_was_ahead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let backups = backups(folder.path());
+        backups.prepare().expect("a folder");
+        let ahead =
+            ["2199-01-01T00:00:00Z", "2199-01-02T00:00:00Z"].map(|text| backups.name(at(text)));
+        for path in &ahead {
+            fs::write(path, "").expect("written");
+        }
+        let store = Store::in_memory(SealKey::new([1; 32])).expect("in memory");
+        let (made, _) = backups.make(&store, at("2026-01-01T00:00:00Z")).expect("made");
+        let left: Vec<_> =
+            backups.list().expect("listed").into_iter().map(|(_, path)| path).collect();
+        assert_eq!(left, [made, ahead[1].clone()]);
+        let out = backups.way_out();
+        assert!(out.contains("database-20260101T000000Z"), "{out}");
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_backup_is_removed_with_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let backups = backups(folder.path());
+        backups.prepare().expect("a folder");
+        let mut cut_off = backups.name(at("2026-01-01T00:00:00Z")).into_os_string();
+        cut_off.push(".part");
+        fs::write(&cut_off, "half").expect("written");
+        let store = Store::in_memory(SealKey::new([1; 32])).expect("in memory");
+        let (made, _) = backups.make(&store, at("2026-01-02T00:00:00Z")).expect("made");
+        let left: Vec<_> = fs::read_dir(&backups.folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        assert_eq!(left, [made]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn backups_are_made_on_a_schedule_whatever_the_clock_was_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let backups = backups(folder.path());
+        backups.prepare().expect("a folder");
+        fs::write(backups.name(at("2199-01-01T00:00:00Z")), "").expect("written");
+        let db = Db::new(Store::in_memory(SealKey::new([7; 32])).expect("in memory"));
+        let (making, stop) = (Arc::<Mutex<()>>::default(), CancellationToken::new());
+        let (on, one_at_a_time) = (backups.clone(), making.clone());
+        tokio::spawn(on_schedule(db, on, one_at_a_time, Metrics::new(), stop.clone()));
+        let next = async || loop {
+            let all = backups.list().expect("listed");
+            if let Some((_, path)) = all.into_iter().find(|(at, _)| *at <= now()) {
+                break path;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        let began = tokio::time::Instant::now();
+        fs::remove_file(next().await).expect("removed");
+        assert!(began.elapsed() >= SETTLED, "not with the start");
+        // Whoever is in a hurry waits here for its turn, and time goes on.
+        let turn = making.lock().await;
+        tokio::time::sleep(backups.interval / 2).await;
+        drop(turn);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(backups.list().expect("listed").len(), 1, "none is made before its time");
+        next().await;
+        stop.cancel();
     }
 }
