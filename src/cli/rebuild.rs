@@ -79,7 +79,7 @@ pub(super) async fn rebuild(
         }
     };
     let aside = backups.aside(backup::now());
-    let kept = match store::set_aside(path, &aside) {
+    let kept = match store::replace(&new, path, &aside) {
         Ok(true) => format!(" What was there is kept as {}.", aside.display()),
         Ok(false) => String::new(),
         Err(error) => {
@@ -87,7 +87,6 @@ pub(super) async fn rebuild(
             return Err(error.into());
         }
     };
-    fs::rename(&new, path).map_err(|error| RebuildError::File(path.clone(), error))?;
     writeln!(out, "{} is new.{kept}\n{told}", path.display()).map_err(RebuildError::Output)
 }
 

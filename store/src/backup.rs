@@ -168,16 +168,33 @@ pub fn restore(backup: &Path, database: &Path, aside: &Path) -> Result<Restored>
     let modified = Millis(u64::try_from(modified).unwrap_or(u64::MAX));
     let checked = check_copy(&part, backup, modified);
     let (taken, _) = checked.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    if database.exists() {
+    put_in_place(&part, database, aside)?;
+    Ok(Restored { taken })
+}
+
+/// Puts the file `new` in the place of a database that no program uses, and that, if there is one, at `aside`; false when there is
+/// none. A crash leaves the old file in place or the new one.
+///
+/// # Errors
+///
+/// [`StoreError::Locked`] while a program uses it; [`StoreError::File`].
+pub fn replace(new: &Path, database: &Path, aside: &Path) -> Result<bool> {
+    let _held = lock(database)?;
+    put_in_place(new, database, aside)
+}
+
+fn put_in_place(new: &Path, database: &Path, aside: &Path) -> Result<bool> {
+    let there = database.exists();
+    if there {
         // Both names lead to it until the next step, so that there is never none.
         fs::hard_link(database, aside)
             .or_else(|_| fs::rename(database, aside))
             .map_err(failing("setting aside", database))?;
     }
-    fs::rename(&part, database)
+    fs::rename(new, database)
         .and_then(|()| open::sync_folder(database))
         .map_err(failing("naming", database))?;
-    Ok(Restored { taken })
+    Ok(there)
 }
 
 /// What [`restore`] leaves on a disk when `bytes`, a database as it was at `taken`, is the backup.
@@ -190,21 +207,6 @@ pub fn restored_disk(bytes: Vec<u8>, taken: Millis) -> Result<Disk> {
     let disk = Disk::holding(bytes);
     note_backup(&open::backend(disk.clone(), Path::new("(memory)"), false)?, taken)?;
     Ok(disk)
-}
-
-/// Moves a database that no program uses to `aside`, so that a new one can be made; false when there is none.
-///
-/// # Errors
-///
-/// [`StoreError::Locked`] while a program uses it; [`StoreError::File`].
-pub fn set_aside(database: &Path, aside: &Path) -> Result<bool> {
-    if lock(database)?.is_none() {
-        return Ok(false);
-    }
-    fs::rename(database, aside)
-        .and_then(|()| open::sync_folder(database))
-        .map_err(failing("setting aside", database))?;
-    Ok(true)
 }
 
 /// Holds the database's lock, whatever is in the file; `None` when there is no file.
@@ -238,11 +240,14 @@ pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
     let part = beside(to, "part");
     let mut source = File::open(from).map_err(failing("opening", from))?;
     let mut copy = private(&part)?;
-    io::copy(&mut source, &mut copy)
+    let written = io::copy(&mut source, &mut copy)
         .and_then(|_| copy.sync_all())
-        .and_then(|()| fs::rename(&part, to))
-        .and_then(|()| open::sync_folder(to))
-        .map_err(failing("writing", to))
+        .and_then(|()| fs::rename(&part, to));
+    if written.is_err() {
+        // A full disk would stay full, and whoever is started again and again would never get further.
+        let _ = fs::remove_file(&part);
+    }
+    written.and_then(|()| open::sync_folder(to)).map_err(failing("writing", to))
 }
 
 /// A new file for its owner alone; a remainder of an earlier try is removed.

@@ -54,9 +54,10 @@ use std::{
 use redb::{Database, ReadableDatabase};
 
 pub use crate::{
-    backup::{Backup, Restored, backup_closed, copy_file, restore, restored_disk, set_aside},
+    backup::{Backup, Restored, backup_closed, copy_file, replace, restore, restored_disk},
     commit::{SIZE_CLASSES, Stats},
     error::{BoxError, StoreError},
+    open::holds_nothing,
     seal::SealKey,
     txn::{Meta, ReadTxn, Txn, WriteTxn},
 };

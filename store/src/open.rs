@@ -75,26 +75,25 @@ pub(crate) fn backend(backend: impl StorageBackend, path: &Path, check: bool) ->
     builder.create_with_backend(backend).map_err(|error| refuse(path, error))
 }
 
+/// Whether nothing was ever kept in a file: there is none, it is empty, or its making was cut off.
+///
+/// # Errors
+///
+/// [`StoreError::Open`] when it can't be read.
+pub fn holds_nothing(path: &Path) -> Result<bool> {
+    let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other.map_err(fail)?,
+    };
+    let file = FileBackend::new(file).map_err(|error| refuse(path, error))?;
+    is_unfinished(&file).map_err(fail)
+}
+
 /// A crash while redb made the file leaves one that it then refuses: all zeros, or all zeros but for a first header without
 /// its first bytes. Nothing can be in it, so it is emptied. Any other header without them is damage, with all that was there.
 fn forget_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
-    let length = backend.len()?;
-    if length == 0 || length > UNFINISHED {
-        return Ok(());
-    }
-    let size = usize::try_from(length).map_err(io::Error::other)?;
-    let unfinished = || -> io::Result<bool> {
-        let mut head = vec![0; size.min(HEADER)];
-        backend.read(0, &mut head)?;
-        let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-        if !zeros(&head) && !first_header().starts_with(&head) {
-            return Ok(false);
-        }
-        let mut rest = vec![0; size - head.len()];
-        backend.read(head.len() as u64, &mut rest)?;
-        Ok(zeros(&rest))
-    };
-    if !unfinished()? {
+    if backend.len()? == 0 || !is_unfinished(backend)? {
         return Ok(());
     }
     // Another process may be making it just now: then it has the lock, and the opening below says so.
@@ -105,12 +104,29 @@ fn forget_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
         Err(error) => return Err(io::Error::other(error)),
     };
     if locked {
-        let emptied =
-            unfinished().and_then(|still| if still { backend.set_len(0) } else { Ok(()) });
+        let still = is_unfinished(backend);
+        let emptied = still.and_then(|still| if still { backend.set_len(0) } else { Ok(()) });
         backend.unlock_range(whole.0, whole.1).map_err(io::Error::other)?;
         emptied?;
     }
     Ok(())
+}
+
+fn is_unfinished(backend: &impl StorageBackend) -> io::Result<bool> {
+    let length = backend.len()?;
+    if length > UNFINISHED {
+        return Ok(false);
+    }
+    let size = usize::try_from(length).map_err(io::Error::other)?;
+    let mut head = vec![0; size.min(HEADER)];
+    backend.read(0, &mut head)?;
+    let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    if !zeros(&head) && !first_header().starts_with(&head) {
+        return Ok(false);
+    }
+    let mut rest = vec![0; size - head.len()];
+    backend.read(head.len() as u64, &mut rest)?;
+    Ok(zeros(&rest))
 }
 
 /// What redb writes at the head of a new file before it makes the file a database by the first bytes.

@@ -9,7 +9,7 @@ use std::{
 
 use reconcile::model::{Millis, Portal, Reason};
 use secrecy::{ExposeSecret, SecretString};
-use store::{Options, Store, StoreError, Txn, backup_closed, restore, set_aside};
+use store::{Options, Store, StoreError, Txn, backup_closed, replace, restore};
 use tempfile::TempDir;
 
 use super::{account, event, key, link, message, outgoing, portal, user};
@@ -247,14 +247,23 @@ fn what_is_no_good_backup_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_damaged_database_can_be_set_aside_and_replaced_while_one_in_use_cannot() {
+fn a_damaged_database_can_be_replaced_while_one_in_use_cannot() {
     let place = Place::new();
     let path = place.at("database.redb");
-    assert!(!set_aside(&path, &place.at("aside")).expect("there is none"));
+    let two = || {
+        let store = open(&place.at("new"));
+        write(&store, 1);
+        write(&store, 2);
+    };
+    two();
+    assert!(!replace(&place.at("new"), &path, &place.at("aside")).expect("there is none"));
+    assert_eq!(extent(&open(&path)), 2);
+    fs::remove_file(&path).expect("removed");
     let store = open(&path);
     write(&store, 1);
     store.backup(&place.at("good")).expect("made");
-    let error = set_aside(&path, &place.at("aside")).expect_err("in use");
+    two();
+    let error = replace(&place.at("new"), &path, &place.at("aside")).expect_err("in use");
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
     drop(store);
     let length = fs::metadata(&path).expect("there").len();
@@ -263,6 +272,6 @@ fn a_damaged_database_can_be_set_aside_and_replaced_while_one_in_use_cannot() {
     restore(&place.at("good"), &path, &place.at("aside")).expect("restored");
     assert_eq!(extent(&open(&path)), 1);
     assert_eq!(fs::metadata(place.at("aside")).expect("there").len(), length / 2);
-    assert!(set_aside(&path, &place.at("aside2")).expect("moved"));
-    assert!(!path.exists());
+    assert!(replace(&place.at("new"), &path, &place.at("aside2")).expect("replaced"));
+    assert_eq!((extent(&open(&path)), extent(&open(&place.at("aside2")))), (2, 1));
 }
