@@ -5,7 +5,8 @@
 //! - A key pushed while it is being worked on is worked on once more afterwards: no hint is lost
 //!   (`a_key_pushed_while_it_is_worked_on_comes_again`).
 //! - Each class has its own share of the turns (`no_class_starves`).
-//! - Within a class each owner has its turn (`the_keys_of_one_owner_delay_another_by_one`).
+//! - Within a class each owner has its turn (`the_keys_of_one_owner_delay_another_by_one`), and none has all workers, however long
+//!   the work on its keys takes (`the_work_of_one_owner_leaves_a_worker_to_another`).
 //! - A key in quarantine stays there, however often it is pushed (`a_key_in_quarantine_stays_there`).
 
 use std::{
@@ -91,6 +92,10 @@ struct Inner<K: Owned> {
     later: BTreeSet<(Instant, K)>,
     slots: BTreeMap<K, Slot>,
     shares: Shares,
+    /// On whose behalf each key is that is being worked on.
+    working: BTreeMap<K, K::Owner>,
+    /// So many keys of one owner are worked on at a time, at most.
+    most: usize,
     closed: bool,
 }
 
@@ -106,19 +111,27 @@ enum Slot {
 
 impl<K: Owned + Ord + Clone> Default for Queue<K> {
     fn default() -> Self {
+        Self::for_workers(usize::MAX)
+    }
+}
+
+impl<K: Owned + Ord + Clone> Queue<K> {
+    /// One from which so many tasks take; the keys of one owner leave one of them to others.
+    #[must_use]
+    pub fn for_workers(workers: usize) -> Self {
         let inner = Inner {
             ready: BTreeMap::new(),
             owners: BTreeMap::new(),
             later: BTreeSet::new(),
             slots: BTreeMap::new(),
             shares: Shares::default(),
+            working: BTreeMap::new(),
+            most: workers.saturating_sub(1).max(1),
             closed: false,
         };
         Self { inner: Mutex::new(inner), changed: Notify::new(), closing: Notify::new() }
     }
-}
 
-impl<K: Owned + Ord + Clone> Queue<K> {
     /// Puts a key in, or moves it forward: to the better class, and out of its wait.
     pub fn push(&self, key: K, class: Class) {
         self.push_as(None, key, class);
@@ -198,6 +211,7 @@ impl<K: Owned + Ord + Clone> Queue<K> {
     pub fn done(&self, key: K, class: Class, again: Option<Duration>) {
         {
             let mut inner = self.lock();
+            inner.working.remove(&key);
             match (inner.slots.remove(&key), again) {
                 (Some(Slot::Working(Some(pushed))), again) => {
                     // What is to come again anyway comes in no worse a class for being pushed meanwhile.
@@ -220,6 +234,7 @@ impl<K: Owned + Ord + Clone> Queue<K> {
     pub fn quarantine(&self, key: K, class: Class, wait: Duration) {
         {
             let mut inner = self.lock();
+            inner.working.remove(&key);
             let at = Instant::now() + wait;
             inner.slots.insert(key.clone(), Slot::Quarantine(at, class));
             inner.later.insert((at, key));
@@ -302,11 +317,16 @@ impl<K: Owned + Ord + Clone> Inner<K> {
     }
 
     fn take(&mut self) -> Option<(K, Class)> {
+        // As many as there are workers.
+        let working = &self.working;
+        let busy = |owner: &K::Owner| working.values().filter(|other| *other == owner).count();
         for class in self.shares.peek() {
             let ring = self.ready.get_mut(&class);
-            if let Some((_, key)) = ring.and_then(|ring| ring.pop(|_| true)) {
+            let found = ring.and_then(|ring| ring.pop(|owner| busy(owner) < self.most));
+            if let Some((owner, key)) = found {
                 self.shares.went();
                 self.slots.insert(key.clone(), Slot::Working(None));
+                self.working.insert(key.clone(), owner);
                 return Some((key, class));
             }
         }
@@ -355,6 +375,26 @@ mod tests {
             last = Some(key);
         }
         assert_eq!(last, Some(("third", 1)), "in its owner's order");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_work_of_one_owner_leaves_a_worker_to_another() {
+        let queue = Queue::for_workers(3);
+        for n in 0..3 {
+            queue.push(("flood", n), Class::Waiting);
+        }
+        for n in 0..2 {
+            assert_eq!(queue.next().await, Some((("flood", n), Class::Waiting)));
+        }
+        let next = async || tokio::time::timeout(Duration::from_secs(60), queue.next()).await;
+        assert!(next().await.is_err(), "the third worker waits for somebody else");
+        queue.push(("other", 1), Class::Looks);
+        assert_eq!(next().await, Ok(Some((("other", 1), Class::Looks))));
+        queue.done(("flood", 0), Class::Waiting, None);
+        assert_eq!(next().await, Ok(Some((("flood", 2), Class::Waiting))));
+        queue.push(("flood", 3), Class::Waiting);
+        queue.quarantine(("flood", 1), Class::Waiting, Duration::from_secs(999));
+        assert_eq!(next().await, Ok(Some((("flood", 3), Class::Waiting))));
     }
 
     #[tokio::test(start_paused = true)]
