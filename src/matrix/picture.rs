@@ -6,13 +6,11 @@ use std::{
     time::Duration,
 };
 
+use reconcile::{queue::Class, turns::Turns};
 use ruma::OwnedMxcUri;
 use serde::{Deserialize, Serialize};
 use store::StoreError;
-use tokio::{
-    sync::{Mutex, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Mutex, time::Instant};
 use url::Url;
 
 use super::{Client, MatrixError, raster};
@@ -26,7 +24,7 @@ use crate::{
 const LARGEST: usize = 2 << 20;
 /// Nobody waits longer for a face.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Nor a room for a picture in a message, from asking for it to its being on the homeserver.
+/// Nor a room for a picture in a message, from asking for it to its being on the homeserver, once it is its turn.
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(15);
 /// A picture that could not be had is not asked for again before this, twice as long each time, and at last once a day.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -43,7 +41,8 @@ pub struct Pictures {
     client: Client,
     db: Db,
     failures: Arc<Mutex<BTreeMap<String, (Instant, u32)>>>,
-    turns: Arc<Semaphore>,
+    /// By host: pictures of one that is slow wait for each other, and keep no others from being shown.
+    turns: Turns<String>,
     /// Pictures of messages that are being fetched: several portals may show the same.
     busy: Arc<StdMutex<BTreeMap<String, Arc<Mutex<()>>>>>,
 }
@@ -67,7 +66,7 @@ impl Pictures {
     /// Fetches through `guarded`, so never from where strangers must not lead the bridge.
     #[must_use]
     pub fn new(guarded: Guarded, client: Client, db: Db) -> Self {
-        let turns = Arc::new(Semaphore::new(AT_A_TIME));
+        let turns = Turns::new(AT_A_TIME);
         Self { guarded, client, db, failures: Arc::default(), turns, busy: Arc::default() }
     }
 
@@ -158,7 +157,10 @@ impl Pictures {
         name: &str,
         largest: usize,
     ) -> Result<String, StoreError> {
-        let got = tokio::time::timeout(MESSAGE_PATIENCE, self.shown(address, name, largest)).await;
+        let url = Url::parse(address);
+        let host = url.as_ref().ok().and_then(Url::host_str).unwrap_or_default().to_owned();
+        let _turn = self.turns.take(host, Class::Soon).await;
+        let got = tokio::time::timeout(MESSAGE_PATIENCE, self.shown(url, name, largest)).await;
         let row = match got {
             Ok(Ok(uploaded)) => serde_json::to_string(&uploaded).unwrap_or_default(),
             Ok(Err(error)) => {
@@ -181,12 +183,11 @@ impl Pictures {
 
     async fn shown(
         &self,
-        address: &str,
+        url: Result<Url, url::ParseError>,
         name: &str,
         largest: usize,
     ) -> Result<Uploaded, PictureError> {
-        let url = Url::parse(address).map_err(|_| PictureError::Kind)?;
-        let _turn = self.turns.acquire().await;
+        let url = url.map_err(|_| PictureError::Kind)?;
         let bytes = self.guarded.fetch(&url, largest).await?;
         let raster = raster::sniff(&bytes).ok_or(PictureError::Kind)?;
         let size = bytes.len();
@@ -209,4 +210,60 @@ enum PictureError {
     Kind,
     #[error("the homeserver does not take the picture")]
     Upload(#[from] MatrixError),
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::json;
+    use store::{SealKey, Store};
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::method};
+
+    use super::*;
+    use crate::http::{self, Destination};
+
+    const GIF: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\x00\x00;";
+
+    #[tokio::test]
+    async fn a_host_that_does_not_answer_keeps_no_other_hosts_picture_from_being_shown() {
+        let (home, host) = (MockServer::start().await, MockServer::start().await);
+        let uploaded = json!({"content_uri": "mxc://example.org/picture"});
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(uploaded))
+            .mount(&home)
+            .await;
+        let picture = ResponseTemplate::new(200).set_body_bytes(GIF);
+        Mock::given(method("GET")).respond_with(picture).mount(&host).await;
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let silent = format!("http://localhost:{}/", silent.local_addr().expect("bound").port());
+        let url = |text: &str| Url::parse(text).expect("a valid url");
+        let client = |to| http::client(to).expect("a client");
+        let own = vec![url(&host.uri()), url(&silent)];
+        let client_of_bot = Client::new(
+            client(Destination::Homeserver),
+            url(&home.uri()),
+            "as_token".into(),
+            user_id!("@gitter:example.org").to_owned(),
+            "gitter".to_owned(),
+        );
+        let pictures = Pictures::new(
+            Guarded::new(own, client(Destination::Media).into()).expect("clients"),
+            client_of_bot,
+            Db::new(Store::in_memory(SealKey::new([7; 32])).expect("in memory")),
+        );
+        let slow: Vec<_> = (0..2 * AT_A_TIME)
+            .map(|n| {
+                let (pictures, address) = (pictures.clone(), format!("{silent}{n}.gif"));
+                let key = n.to_string();
+                tokio::spawn(async move { pictures.upload_shown(&key, &address, "x", 99).await })
+            })
+            .collect();
+        while pictures.turns.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let address = format!("{}/fast.gif", host.uri());
+        let shown = pictures.upload_shown("fast", &address, "fast", 99).await.expect("written");
+        assert!(shown.is_some(), "it stays a link");
+        assert!(slow.iter().all(|slow| !slow.is_finished()));
+    }
 }
