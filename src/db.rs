@@ -1,6 +1,6 @@
 //! The store as async tasks see it: reads off the runtime, writes that return when they are on disk.
 
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use reconcile::port::{Rows, State, TableError, Tables};
 use store::{ReadTxn, Store, StoreError, WriteTxn};
@@ -38,6 +38,10 @@ impl Db {
     /// # Errors
     ///
     /// Those of `f`, and the store's.
+    ///
+    /// # Panics
+    ///
+    /// When `f` does: whoever asked is to blame, and is put in quarantine for it.
     pub async fn look<R: Send + 'static>(
         &self,
         f: impl FnOnce(&ReadTxn) -> Result<R, StoreError> + Send + 'static,
@@ -53,7 +57,10 @@ impl Db {
             store.read(f)
         })
         .await;
-        read.unwrap_or_else(|error| Err(StoreError::given_up(error)))
+        read.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(error) => Err(StoreError::given_up(error)),
+        })
     }
 
     /// Writes in one transaction, shared with whoever writes at the same time; returns when it is on disk. When this future is
@@ -62,6 +69,10 @@ impl Db {
     /// # Errors
     ///
     /// Those of `f`, and the store's; then nothing of it has happened.
+    ///
+    /// # Panics
+    ///
+    /// When `f` does, as [`Db::look`]; then nothing of it has happened, either.
     pub async fn change<R: Send + 'static>(
         &self,
         f: impl Fn(&mut WriteTxn<'_>) -> Result<R, StoreError> + Send + 'static,
@@ -73,7 +84,11 @@ impl Db {
             // Nobody waits any more: the write has happened all the same.
             let _ = told.send(result);
         });
-        end.await.unwrap_or_else(|error| Err(StoreError::given_up(error)))
+        match end.await {
+            Ok(Err(StoreError::Panicked(panic))) => resume_unwind(Box::new(panic)),
+            Ok(end) => end,
+            Err(error) => Err(StoreError::given_up(error)),
+        }
     }
 }
 
@@ -90,5 +105,24 @@ impl State for Db {
         f: impl Fn(&mut dyn Tables) -> Result<R, TableError> + Send + 'static,
     ) -> Result<R, TableError> {
         Ok(self.change(move |t| f(t).map_err(StoreError::given_up)).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reconcile::panics::caught;
+    use store::SealKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closure_that_panics_is_the_fault_of_whoever_gave_it_and_of_nobody_else() {
+        let db = Db::new(Store::in_memory(SealKey::new([7; 32])).expect("in memory"));
+        let read = caught(db.look(|_| -> Result<(), StoreError> { panic!("while reading") })).await;
+        assert_eq!(read.expect_err("it panicked"), "while reading");
+        let write = db.change(|_| -> Result<(), StoreError> { panic!("while writing") });
+        assert_eq!(caught(write).await.expect_err("it panicked"), "while writing");
+        db.change(|t| t.note_start(reconcile::model::Millis(1))).await.expect("it goes on");
+        assert!(!db.store().is_broken());
     }
 }

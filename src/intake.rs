@@ -151,17 +151,16 @@ impl Intake {
 
     /// Writes all events down in one transaction. If that panics, each in one of its own, but for those that panic.
     async fn keep(&self, events: Arc<Vec<Incoming>>, now: Millis) -> Result<(), StoreError> {
-        match self.keep_some(events.clone(), 0..events.len(), now).await {
-            Err(StoreError::Panicked(_)) => {}
-            kept => return kept,
+        if let Ok(kept) = caught(self.keep_some(events.clone(), 0..events.len(), now)).await {
+            return kept;
         }
         for (index, event) in events.iter().enumerate() {
-            match self.keep_some(events.clone(), index..index + 1, now).await {
-                Err(StoreError::Panicked(panic)) => {
+            match caught(self.keep_some(events.clone(), index..index + 1, now)).await {
+                Ok(kept) => kept?,
+                Err(panic) => {
                     self.0.metrics.panic();
                     tracing::error!(event = %event.event_id, room = %event.room_id, panic, "an event panicked, and is passed over");
                 }
-                kept => kept?,
             }
         }
         Ok(())
