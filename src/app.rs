@@ -10,6 +10,7 @@ use reconcile::{
     breaker::{Breaker, Sides},
     driver::{Driver, Limits},
     model::{Cursor, MessageId, Millis},
+    panics::caught,
     port::Clock as _,
     queue::Class,
 };
@@ -266,11 +267,13 @@ fn open_store(settings: &Settings) -> anyhow::Result<Db> {
     let options = Options { window: settings.store_commit_window, ..Options::default() };
     let path = &settings.database_path;
     let backups = Backups::of(settings);
-    let emptied = std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0);
-    if emptied && backups.list().is_ok_and(|list| !list.is_empty()) {
-        // Where nothing was saved yet, it is a start that was cut off before.
-        let (path, out) = (path.display(), backups.way_out());
-        anyhow::bail!("the database {path} is empty, and was not before; {out}");
+    if store::holds_nothing(path)? && backups.list().is_ok_and(|list| !list.is_empty()) {
+        // Without any backup it is a first start, or one that was cut off. With them a new database would, in time, replace them.
+        let what = if path.exists() { "is empty" } else { "is missing" };
+        let (path, out, folder) = (path.display(), backups.way_out(), backups.folder().display());
+        anyhow::bail!(
+            "the database {path} {what}, and was not before; {out} (or, to begin with nothing, move the backups out of {folder})"
+        );
     }
     let store = Store::open(path, key, options).map_err(|error| {
         let lost = matches!(error, StoreError::Corrupt { .. } | StoreError::Foreign { .. });
@@ -278,9 +281,13 @@ fn open_store(settings: &Settings) -> anyhow::Result<Db> {
         let lead = if lost { format!("{lead}; {}", backups.way_out()) } else { lead };
         anyhow::Error::new(error).context(lead)
     })?;
-    opens_tokens(&store).with_context(|| {
-        let path = path.display();
-        format!("unique_secret_key is not the one with which the database ({path}) was written: set that one again")
+    opens_tokens(&store).map_err(|error| {
+        let (path, out) = (path.display(), backups.way_out());
+        let lead = match error {
+            StoreError::Sealed { .. } => format!("unique_secret_key is not the one with which the database ({path}) was written: set that one again"),
+            _ => format!("reading the database ({path}); {out}"),
+        };
+        anyhow::Error::new(error).context(lead)
     })?;
     Ok(Db::new(store))
 }
@@ -500,8 +507,13 @@ fn start(app: App, intake: Intake, shutdown: &Shutdown) {
             if reached {
                 missed.await;
             } else {
-                let stopped = token.clone();
-                tokio::spawn(async move { stopped.run_until_cancelled(missed).await });
+                let (stopped, metrics) = (token.clone(), app.metrics.clone());
+                tokio::spawn(async move {
+                    if let Some(Err(panic)) = stopped.run_until_cancelled(caught(missed)).await {
+                        metrics.panic();
+                        tracing::error!(panic, "waiting for the homeserver panicked; rooms will not be read once more");
+                    }
+                });
             }
             keep_up(&handle, &app.metrics, "reread", move || {
                 let intake = intake.clone();
@@ -765,6 +777,34 @@ mod tests {
         opens_tokens(&store).expect("its own key");
         drop(store);
         assert!(matches!(opens_tokens(&open(2)), Err(StoreError::Sealed { .. })));
+    }
+
+    #[test]
+    fn a_database_that_is_gone_is_not_made_anew_beside_its_backups() {
+        let rows: [(&str, Option<&[u8]>); 3] =
+            [("is missing", None), ("is empty", Some(b"")), ("is empty", Some(&[0; 8192]))];
+        for (what, content) in rows {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("database.redb");
+            let set = format!("database_path: {}", path.display());
+            let settings = crate::settings::tests::good(&[&set]);
+            drop(open_store(&settings).expect("a first start"));
+            let backups = Backups::of(&settings);
+            backups.prepare().expect("a folder");
+            let backup = backups.name(backup::of_millis(1));
+            store::backup_closed(&path, &backup).expect("made");
+            drop(open_store(&settings).expect("it is there"));
+            std::fs::remove_file(&path).expect("removed");
+            if let Some(content) = content {
+                std::fs::write(&path, content).expect("written");
+            }
+            let error = format!("{:#}", open_store(&settings).expect_err(what));
+            for part in [what, "matrix-gitter restore", &backup.display().to_string()] {
+                assert!(error.contains(part), "{part} is not in: {error}");
+            }
+            std::fs::remove_file(&backup).expect("removed");
+            open_store(&settings).expect("without a backup it is a first start");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Command line in, exit code out.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use matrix_gitter::{cli, settings::SettingsError, telemetry::Chain};
@@ -9,10 +9,17 @@ use matrix_gitter::{cli, settings::SettingsError, telemetry::Chain};
 /// line.
 const MISCONFIGURED: u8 = 2;
 
+/// How long what was cut off may still take to let go of the disk: a backup can't be asked to stop.
+const LAST: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(cli::execute(cli::Cli::parse())),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli::execute(cli::Cli::parse()));
+            runtime.shutdown_timeout(LAST);
+            outcome
+        }
         Err(error) => {
             Err(anyhow::Error::new(error).context("the asynchronous runtime cannot be started"))
         }

@@ -250,9 +250,9 @@ impl Live {
     ) {
         let (send, mut receive) = mpsc::channel(EVENTS);
         let (bridge, dialler) = (self.0.relay.0.bridge.clone(), self.0.dialler.clone());
-        let (metrics, who) = (self.0.relay.0.metrics.clone(), account.clone());
+        let (metrics, who, live) = (self.0.relay.0.metrics.clone(), account.clone(), self.clone());
         tokio::spawn(async move {
-            // A connection that panicked is made anew; its first word is that something was missed.
+            // A connection that panicked is made anew; its first word is that something was missed. Until then it is polled.
             loop {
                 let (config, send) = (config.clone(), send.clone());
                 let (rng, dialler) = (bridge.dice(), dialler.clone());
@@ -260,6 +260,7 @@ impl Live {
                 let Err(panic) = caught(Box::pin(listened)).await else { return };
                 metrics.panic();
                 tracing::error!(account = %who, panic, "a live connection panicked; it is made anew");
+                live.turned(&who, generation, false);
                 if stop.run_until_cancelled(sleep(AFTER_PANIC)).await.is_none() {
                     return;
                 }
