@@ -9,7 +9,7 @@ use reconcile::{
     brake::BrakeLimits,
     breaker::{Breaker, Sides},
     driver::{Driver, Limits},
-    model::{Cursor, MessageId, Millis},
+    model::{Cursor, MessageId, Millis, PortalKey},
     panics::caught,
     port::Clock as _,
     queue::Class,
@@ -54,6 +54,8 @@ const REREAD: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(3600);
 /// The homeserver repeats what it was not answered for; nothing it repeats is older than this.
 const SEEN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The homeserver's clock and this one differ by less.
+const CLOCKS_DIFFER_MS: u64 = 24 * 3600 * 1000;
 /// Rows thrown away in one write.
 const SWEEP_ROWS: usize = 5_000;
 
@@ -672,18 +674,8 @@ async fn bells(relay: Relay, resync: Duration, stop: CancellationToken) {
 /// Throws away what nobody will ask for again.
 async fn sweep(bridge: Arc<Bridge>, links: Duration, stop: CancellationToken) {
     loop {
-        let now = bridge.clock.now();
-        let before =
-            Millis(now.0.saturating_sub(u64::try_from(SEEN_FOR.as_millis()).unwrap_or(u64::MAX)));
-        let swept = bridge.state.change(move |t| {
-            t.prune_seen(before, SWEEP_ROWS)?;
-            t.prune_nonces(now, SWEEP_ROWS).map(drop)
-        });
-        if let Err(error) = swept.await {
+        if let Err(error) = forget(&bridge.state, bridge.clock.now(), links).await {
             tracing::warn!(error = %Chain(&error), "old rows not thrown away");
-        }
-        if let Err(error) = forget_links(&bridge.state, now, links).await {
-            tracing::warn!(error = %Chain(&error), "old links not thrown away");
         }
         if stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_none() {
             return;
@@ -691,9 +683,9 @@ async fn sweep(bridge: Arc<Bridge>, links: Duration, stop: CancellationToken) {
     }
 }
 
-/// Forgets which events are which messages, where these are older than `keep`. A portal begins later then: what it has forgotten
-/// must not look new.
-async fn forget_links(db: &Db, now: Millis, keep: Duration) -> Result<(), store::StoreError> {
+/// Forgets what is old; links when they are older than `keep`. A clock that is far ahead must not make everything look old: time
+/// has come as far as what was said last, and no further.
+async fn forget(db: &Db, now: Millis, keep: Duration) -> Result<(), StoreError> {
     let read = db.look(|t| {
         let (keys, mut newest) = (t.portal_keys()?, Millis(0));
         for key in &keys {
@@ -702,7 +694,33 @@ async fn forget_links(db: &Db, now: Millis, keep: Duration) -> Result<(), store:
         Ok((keys, newest))
     });
     let (keys, newest) = read.await?;
-    let before = kept_from(now, newest, keep);
+    let now = now.min(newest);
+    forget_events(db, now).await?;
+    forget_links(db, keys, &MessageId::first_of(ago(now, keep))).await
+}
+
+/// Forgets which events came. What came before those that are known is not read from the rooms once more: it would look as if it
+/// had never come.
+async fn forget_events(db: &Db, now: Millis) -> Result<(), StoreError> {
+    let before = ago(now, SEEN_FOR);
+    loop {
+        let swept = db.change(move |t| {
+            let seen = t.prune_seen(before, SWEEP_ROWS)?;
+            if seen > 0 {
+                let known_from = Millis(before.0.saturating_add(CLOCKS_DIFFER_MS));
+                t.put_obeyed_until(t.obeyed_until()?.max(known_from))?;
+            }
+            Ok(seen.max(t.prune_nonces(now, SWEEP_ROWS)?))
+        });
+        if swept.await? < SWEEP_ROWS {
+            return Ok(());
+        }
+    }
+}
+
+/// Forgets which events are which messages, where these are older than `before`. A portal begins later then: what it has forgotten
+/// must not look new.
+async fn forget_links(db: &Db, keys: Vec<PortalKey>, before: &MessageId) -> Result<(), StoreError> {
     for key in keys {
         let before = before.clone();
         let pruned = db.change(move |t| {
@@ -717,14 +735,12 @@ async fn forget_links(db: &Db, now: Millis, keep: Duration) -> Result<(), store:
         });
         pruned.await?;
     }
+    let before = before.clone();
     db.change(move |t| t.prune_media(&before, SWEEP_ROWS).map(drop)).await
 }
 
-/// From when on links are kept. A clock that is far ahead must not make everything look old: time has come as far as what was
-/// said last, and no further.
-fn kept_from(now: Millis, newest: Millis, keep: Duration) -> MessageId {
-    let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-    MessageId::first_of(Millis(now.min(newest).0.saturating_sub(keep)))
+fn ago(now: Millis, time: Duration) -> Millis {
+    Millis(now.0.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// Says early which keys to set when Gitter's addresses lead nowhere, as the default ones do since Gitter's own server ended.
@@ -756,7 +772,7 @@ fn as_http(mut url: Url) -> Url {
 
 #[cfg(test)]
 mod tests {
-    use reconcile::model::{Link, Portal, PortalKey, Reason};
+    use reconcile::model::{Link, Portal, Reason};
 
     use super::*;
 
@@ -807,16 +823,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_clock_that_is_ahead_forgets_nothing_before_its_time() {
+    #[tokio::test]
+    async fn what_is_forgotten_is_old_by_any_clock_and_never_taken_for_new() {
         const DAY: u64 = 24 * 3600 * 1000;
-        let from = |now, newest| {
-            kept_from(Millis(now * DAY), Millis(newest * DAY), Duration::from_secs(30 * 24 * 3600))
-        };
-        assert_eq!(from(400, 400), MessageId::first_of(Millis(370 * DAY)));
-        assert_eq!(from(4000, 400), from(400, 400), "ahead");
-        assert_eq!(from(390, 400), MessageId::first_of(Millis(360 * DAY)), "behind");
-        assert_eq!(from(400, 0), MessageId::first_of(Millis(0)), "nothing was ever said");
+        let event = |day: u64| ruma::OwnedEventId::try_from(format!("$e{day}:hs")).expect("an id");
+        let keep = Duration::from_secs(30 * 24 * 3600);
+        //  the day of the last message on Gitter, if any; the day by the clock; which of days 60 and 80 are known then, and
+        //  until when nothing is read from the rooms once more
+        let rows: [(&str, Option<u64>, u64, [bool; 2], u64); 4] = [
+            ("both clocks agree", Some(100), 100, [false, true], 71),
+            ("the clock is ahead", Some(100), 4000, [false, true], 71),
+            ("the clock is behind", Some(4000), 100, [false, true], 71),
+            ("nothing was ever said", None, 4000, [true, true], 0),
+        ];
+        for (name, said, now, known, from) in rows {
+            let db = Db::new(Store::in_memory(SealKey::new([1; 32])).expect("in memory"));
+            let room = "5f0000000000000000000000".parse().expect("an id");
+            let key = PortalKey::new(ruma::owned_user_id!("@alice:example.org"), room);
+            let put = db.change(move |t| {
+                t.put_portal(&key, &Portal::found(true, Reason::Login, Millis(1)))?;
+                if let Some(day) = said {
+                    let last = MessageId::first_of(Millis(day * DAY));
+                    t.put_cursor(&key, &Cursor { begin: last.clone(), last, gap: None })?;
+                }
+                for day in [60, 80] {
+                    t.mark_seen(&event(day), Millis(day * DAY))?;
+                }
+                Ok(())
+            });
+            put.await.expect("written");
+            forget(&db, Millis(now * DAY), keep).await.expect("swept");
+            let read = db.look(move |t| {
+                let known = [t.seen_at(&event(60))?, t.seen_at(&event(80))?];
+                Ok((known.map(|at| at.is_some()), t.obeyed_until()?))
+            });
+            let expected = (known, Millis(from * DAY));
+            assert_eq!(read.await.expect("readable"), expected, "row: {name}");
+        }
     }
 
     /// The days of a portal's links, and of its cursor's begin and last.
@@ -865,7 +908,7 @@ mod tests {
         }
         let keep = Duration::from_secs(30 * 24 * 3600);
         for _ in 0..2 {
-            forget_links(&db, Millis(100 * DAY), keep).await.expect("swept");
+            forget(&db, Millis(100 * DAY), keep).await.expect("swept");
             for (n, (name, _, (links, begin, last))) in (0..).zip(&rows) {
                 let read = db.look(move |t| Ok((t.cursor(&key(n))?, t.last_links(&key(n), 99)?)));
                 let (cursor, left) = read.await.expect("readable");

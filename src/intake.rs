@@ -91,6 +91,8 @@ struct Hints {
     outward: BTreeSet<PortalKey>,
     words: bool,
     portals: bool,
+    /// The homeserver had kept some of it.
+    late: bool,
     commands: Vec<CommandKind>,
     duplicate: usize,
     ignored: usize,
@@ -173,11 +175,11 @@ impl Intake {
         now: Millis,
     ) -> Result<(), StoreError> {
         let rules = self.0.rules.clone();
-        let late = reread::Lateness::of(&events, now);
         let taken = self.0.bridge.state.change(move |t| {
             let mut hints = Hints::default();
-            if let Some(since) = late {
+            if let Some(since) = rules.kept_since(t, &events, now)? {
                 t.note_unheard(since)?;
+                hints.late = true;
             }
             for event in &events[which.clone()] {
                 match rules.take(t, event, now, &mut hints) {
@@ -192,9 +194,6 @@ impl Intake {
             Ok(hints)
         });
         self.ring(taken.await?);
-        if late.is_some() {
-            self.0.lateness.ring();
-        }
         Ok(())
     }
 
@@ -205,7 +204,7 @@ impl Intake {
     }
 
     fn ring(&self, hints: Hints) {
-        let Inner { bridge, relay, metrics, .. } = &*self.0;
+        let Inner { bridge, relay, metrics, lateness, .. } = &*self.0;
         for (room, account) in hints.chats {
             bridge.chat_of(&room, &account);
         }
@@ -220,6 +219,9 @@ impl Intake {
         }
         if hints.portals {
             bridge.bells.portals.notify_one();
+        }
+        if hints.late {
+            lateness.ring();
         }
         for command in hints.commands {
             metrics.command(command);

@@ -16,10 +16,10 @@ use reconcile::{
 };
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::Value;
-use store::{ReadTxn, StoreError};
+use store::{ReadTxn, StoreError, WriteTxn};
 use tokio::{sync::Notify, time::Instant};
 
-use super::Intake;
+use super::{Intake, Rules};
 use crate::{
     appservice::{Incoming, Intake as _},
     matrix::MatrixError,
@@ -49,13 +49,6 @@ pub(super) struct Lateness {
 }
 
 impl Lateness {
-    /// From when on events may have been kept back, if some of these were: by the ages the homeserver gives them, so that
-    /// clocks may differ.
-    pub(super) fn of(events: &[Incoming], now: Millis) -> Option<Millis> {
-        let oldest = events.iter().filter_map(age).max().filter(|age| *age > LATE_MS)?;
-        Some(Millis(now.0.saturating_sub(oldest)))
-    }
-
     /// What was kept back has begun to come.
     pub(super) fn ring(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -66,6 +59,29 @@ impl Lateness {
     fn quiet(&self) -> Duration {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map_or(Duration::MAX, |last| last.elapsed())
+    }
+}
+
+impl Rules {
+    /// From when on events may have been kept back, if some of these were: by the ages the homeserver gives them, so that
+    /// clocks may differ. To an event of another server that one gives its age, and strangers there are not believed.
+    pub(super) fn kept_since(
+        &self,
+        t: &WriteTxn<'_>,
+        events: &[Incoming],
+        now: Millis,
+    ) -> Result<Option<Millis>, StoreError> {
+        let mut oldest = None;
+        for event in events {
+            let age = age(event).filter(|age| *age > LATE_MS);
+            if age > oldest
+                && (self.ghosts.are_at(event.sender.server_name())
+                    || t.account(&event.sender)?.is_some())
+            {
+                oldest = age;
+            }
+        }
+        Ok(oldest.map(|age| Millis(now.0.saturating_sub(age))))
     }
 }
 
@@ -264,28 +280,4 @@ fn closing(t: &ReadTxn) -> Result<Vec<PortalKey>, StoreError> {
         }
     }
     Ok(closing)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn aged(age: &Value) -> Incoming {
-        let event = json!({
-            "room_id": "!r:example.org", "event_id": "$e:example.org", "type": "m.room.message",
-            "sender": "@alice:example.org", "origin_server_ts": 1, "content": {},
-            "unsigned": { "age": age },
-        });
-        serde_json::from_value(event).expect("an event")
-    }
-
-    #[test]
-    fn what_the_homeserver_had_for_long_is_late_and_what_has_no_age_is_not() {
-        let late = |events: &[Incoming]| Lateness::of(events, Millis(90_000));
-        assert_eq!(late(&[aged(&json!(12)), aged(&json!("x")), aged(&json!(-1))]), None);
-        assert_eq!(late(&[aged(&json!(2_000)), aged(&json!(12))]), Some(Millis(88_000)));
-        assert_eq!(late(&[aged(&json!(u64::MAX))]), Some(Millis(0)));
-    }
 }

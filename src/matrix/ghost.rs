@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use sha2::{Digest, Sha256};
 
 /// The whole id, with sigil, colon and server name, by the specification.
@@ -82,6 +82,12 @@ impl Ghosts {
         }
         UserId::parse(format!("@{}{local}:{}", self.prefix, self.server))
             .expect("escaped and short enough")
+    }
+
+    /// Whether they are at this server: it is the homeserver.
+    #[must_use]
+    pub fn are_at(&self, server: &ServerName) -> bool {
+        server == self.server
     }
 
     /// Whether `user` is a ghost of this bridge, by its name alone.

@@ -520,6 +520,33 @@ async fn what_the_homeserver_kept_back_is_read_from_the_room_after_a_start() {
 }
 
 #[tokio::test]
+async fn what_the_homeserver_had_for_long_is_late_and_what_strangers_say_of_it_is_not_believed() {
+    let fixture = Fixture::new().await;
+    let abroad = user_id!("@abroad:elsewhere.org").to_owned();
+    let user = abroad.clone();
+    let known = fixture.db.change(move |t| t.put_account(&user, &Account::default()));
+    known.await.expect("written");
+    let rows = [
+        ("just said", alice(), json!(12), false),
+        ("no age", alice(), json!("x"), false),
+        ("a negative age", alice(), json!(-1), false),
+        ("kept back", alice(), json!(2_000), true),
+        ("for ever", alice(), json!(u64::MAX), true),
+        ("an account at another server", abroad, json!(2_000), true),
+        ("a stranger there", user_id!("@eve:elsewhere.org").to_owned(), json!(2_000), false),
+    ];
+    for (n, (name, sender, age, late)) in rows.into_iter().enumerate() {
+        let said = fixture.said_by_alice(portal_room(), &format!("${n}:example.org"), "hello");
+        let unsigned = json!({"age": age});
+        fixture.take(Incoming { sender, unsigned, ..said }).await;
+        let since = fixture.db.look(store::Txn::unheard_since).await.expect("readable");
+        assert_eq!(since.is_some(), late, "row: {name}");
+        let noted = since.unwrap_or(Millis(0));
+        fixture.db.change(move |t| t.clear_unheard(noted)).await.expect("written");
+    }
+}
+
+#[tokio::test]
 async fn what_came_after_its_portal_was_closed_is_told_to_its_author() {
     let fixture = Fixture::new().await;
     let gone = room_id!("!gone:example.org").to_owned();
