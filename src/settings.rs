@@ -237,7 +237,7 @@ settings! {
     removal_brake_count: u32 = default("20"), |text: &str| value::number(text, 0, 1_000_000);
     /// Share of all portals or ghosts above which more removals in one pass are held back.
     removal_brake_share: Percent = default("25%"), value::percent;
-    /// Most requests a second to the homeserver.
+    /// Most changes a second of rooms, members and names on the homeserver; messages are not held up by it.
     homeserver_requests_per_second: u32 = default("25"), |text: &str| value::number(text, 1, 10_000);
     /// Most requests a minute to Gitter for each account; Gitter allows 100.
     gitter_requests_per_minute: u32 = default("90"), |text: &str| value::number(text, 1, 100_000);
