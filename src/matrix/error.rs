@@ -52,6 +52,8 @@ pub enum MatrixError {
     NotInRoom {
         /// What was being done.
         doing: &'static str,
+        /// The homeserver's words, for people, cut to a line.
+        message: String,
     },
     /// The appservice token was refused: a matter of configuration, and of every call.
     #[error("{doing}: the homeserver rejects the appservice token ({errcode})")]
@@ -120,6 +122,17 @@ impl MatrixError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Limited { .. } | Self::Unavailable { .. } | Self::Malformed { .. })
+    }
+
+    /// The same, answered to somebody who is in the room: then it is a refusal.
+    #[must_use]
+    pub fn of_member(self) -> Self {
+        match self {
+            Self::NotInRoom { doing, message } => {
+                Self::Refused { doing, status: 403, errcode: "M_FORBIDDEN".to_owned(), message }
+            }
+            other => other,
+        }
     }
 
     /// How long the homeserver asks to wait.
@@ -216,7 +229,9 @@ impl Doing {
                 (_, Why::Unregistered) => MatrixError::NotRegistered { doing: what },
                 (_, Why::Powerless) | (Kind::User, Why::Unsaid) => said.refused(what, status),
                 (Kind::Join, Why::Unsaid) => MatrixError::NotInvited { doing: what },
-                (Kind::InRoom, Why::Unsaid) => MatrixError::NotInRoom { doing: what },
+                (Kind::InRoom, Why::Unsaid) => {
+                    MatrixError::NotInRoom { doing: what, message: said.message() }
+                }
             },
             _ => said.refused(what, status),
         }

@@ -34,6 +34,7 @@ use crate::{
 mod calls;
 mod cut_off;
 mod emptied;
+mod refused;
 mod restored;
 mod whole;
 

@@ -164,8 +164,21 @@ impl Relay {
         };
         let mut spoken = None;
         for (index, utterance) in contents.iter().enumerate() {
-            let said = self.say(&room, &notice, number, index, utterance);
-            match self.speak(&owner, Class::Waiting, said).await {
+            let say = || self.say(&room, &notice, number, index, utterance);
+            let mut said = self.speak(&owner, Class::Waiting, say()).await;
+            if matches!((&said, target), (Err(MatrixError::NotInRoom { .. }), Target::Account(_))) {
+                // Homeservers say so of words that they don't like, too: there is no other room for these, and others wait.
+                let looked = self.0.home.client().is_in(As::Bot, &room);
+                said = match self.speak(&owner, Class::Waiting, looked).await {
+                    Ok(false) => said,
+                    Ok(true) => {
+                        let again = self.speak(&owner, Class::Waiting, say()).await;
+                        again.map_err(MatrixError::of_member)
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+            match said {
                 Ok(event) => spoken = spoken.or(event),
                 Err(error @ (MatrixError::NotInRoom { .. } | MatrixError::NotFound { .. })) => {
                     tracing::info!(room = %room, error = %Chain(&error), "the bot can't speak here");

@@ -203,6 +203,19 @@ impl Client {
         self.member_as(As::Bot, room, user).await
     }
 
+    /// Whether `who` is in a room, as they see it themselves: to whoever left it a room is shown as it was then.
+    ///
+    /// # Errors
+    ///
+    /// As every call: see [`MatrixError`].
+    pub async fn is_in(&self, who: As<'_>, room: &RoomId) -> Result<bool, MatrixError> {
+        match self.member_as(who, room, self.id(who)).await {
+            Ok(member) => Ok(member.is_some_and(|m| m.membership == MembershipState::Join)),
+            Err(MatrixError::NotInRoom { .. } | MatrixError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn member_as(
         &self,
         who: As<'_>,

@@ -507,6 +507,13 @@ impl Relay {
                 Err(MatrixError::Refused { .. }) if content.get("m.relates_to").is_some() => {
                     content.as_object_mut().map(|content| content.remove("m.relates_to"));
                 }
+                // Brought in twice, and told the same: the homeserver may dislike what is said, and calls that by the same
+                // code. Only the ghost's own look tells; out of the room, nothing is known to be refused.
+                Err(error @ MatrixError::NotInRoom { .. }) => {
+                    let looked = self.0.home.client().is_in(who, &lane.room);
+                    let inside = self.speak(owner, class, looked).await?;
+                    return Err(if inside { error.of_member() } else { error }.into());
+                }
                 other => return Ok(other?),
             }
             tries += 1;
