@@ -28,6 +28,14 @@ async fn everybody_is(fixture: &Fixture, membership: &str) {
         .await;
 }
 
+/// Waits until the lane has given up for now.
+async fn until_delayed(fixture: &Fixture) {
+    let delayed = r#"matrix_gitter_messages_total{direction="to_matrix",outcome="delayed"} 1"#;
+    let metrics = fixture.relay.0.metrics.clone();
+    let delayed = move |_: &ReadTxn| Ok(metrics.text().contains(delayed).then_some(()));
+    fixture.until("it to wait", delayed).await;
+}
+
 #[tokio::test]
 async fn a_message_refused_like_that_of_somebody_outside_is_announced_and_holds_up_no_others() {
     let fixture = Fixture::new().await;
@@ -53,10 +61,7 @@ async fn a_message_of_a_ghost_that_is_out_of_the_room_whatever_is_done_is_not_ta
         everybody_is(&fixture, membership).await;
         fixture.agreeable().await;
         let message = live(&fixture, "bob", "hi");
-        let waits = r#"matrix_gitter_messages_total{direction="to_matrix",outcome="delayed"} 1"#;
-        let metrics = fixture.relay.0.metrics.clone();
-        let waits = move |_: &ReadTxn| Ok(metrics.text().contains(waits).then_some(()));
-        fixture.until("it to wait", waits).await;
+        until_delayed(&fixture).await;
         fixture.relay.stop();
         let key = fixture.key.clone();
         let link = fixture.db.look(move |t| t.link_of_message(&key, &message)).await;
@@ -101,4 +106,44 @@ async fn words_for_a_control_room_that_the_bot_is_out_of_wait() {
     tokio::time::timeout(Duration::from_secs(20), tried).await.expect("it is tried again");
     fixture.relay.stop();
     assert!(fixture.db.look(move |t| t.has_notices(&to)).await.expect("readable"));
+}
+
+#[tokio::test]
+async fn of_an_edit_that_the_homeserver_refuses_the_bot_tells_once() {
+    let fixture = Fixture::new().await;
+    dislikes(&fixture, "rude").await;
+    fixture.agreeable().await;
+    let world = fixture.sim.world();
+    let message = world.post("bob", "acme/rockets", "kind");
+    fixture.relay.catch_up(&fixture.key);
+    let link = until_linked(&fixture, &message).await;
+    world.edit("acme/rockets", &message, "rude");
+    fixture.relay.catch_up(&fixture.key);
+    until_version(&fixture, &message, 2).await;
+    let last = world.post("bob", "acme/rockets", "kind again");
+    fixture.relay.catch_up(&fixture.key);
+    until_linked(&fixture, &last).await;
+    let mut sent = contents(&fixture).await;
+    sent.retain(|content| content["body"] != "* rude");
+    let bodies: Vec<_> = sent.iter().map(|c| c["body"].as_str().unwrap_or_default()).collect();
+    let told = "A message of bob was changed on Gitter, and that can't be shown here: your homeserver refuses it.";
+    assert_eq!(bodies, ["kind", told, "kind again"]);
+    assert_eq!(sent[1]["m.relates_to"]["m.in_reply_to"]["event_id"], link.event.as_str());
+}
+
+#[tokio::test]
+async fn an_edit_waits_while_the_bot_is_out_of_the_room() {
+    let fixture = Fixture::new().await;
+    numbered(&fixture, 1).await;
+    fixture.refuse("PUT", "portal.*/send/", 403, "M_FORBIDDEN").await;
+    fixture.agreeable().await;
+    let world = fixture.sim.world();
+    let message = world.post("bob", "acme/rockets", "tea?");
+    fixture.relay.catch_up(&fixture.key);
+    until_linked(&fixture, &message).await;
+    world.edit("acme/rockets", &message, "coffee?");
+    fixture.relay.catch_up(&fixture.key);
+    until_delayed(&fixture).await;
+    fixture.relay.stop();
+    assert_eq!(until_linked(&fixture, &message).await.version, 1);
 }

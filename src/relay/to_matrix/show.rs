@@ -35,6 +35,9 @@ const LATE_MS: u64 = 60_000;
 /// So many people of a message who were never heard of become ghosts for being called in it; of more the names stay text.
 const INTRODUCED: usize = 8;
 
+/// A content of so many bytes fits into an event of 64 KiB with all that homeservers add to it.
+const LARGEST: usize = 60_000;
+
 /// So many threads in threads are followed up to where they begin.
 const NESTED: usize = 16;
 
@@ -220,20 +223,13 @@ impl Relay {
             );
             (json!({"msgtype": "m.notice", "body": body, "m.mentions": {}}), As::Bot)
         } else if let Some(sender) = &link.sender {
-            let mut content = new.clone();
-            content["body"] = format!("* {words}").into();
-            if let Some(html) = new["formatted_body"].as_str() {
-                content["formatted_body"] = format!("* {html}").into();
-            }
-            content["m.mentions"] = json!({});
+            let mut calls = json!({});
             if new["m.mentions"] != json!({}) {
                 let there = self.0.home.client().event(&lane.room, &link.event);
                 let there = self.speak(lane.key.account.as_str(), Class::Soon, there).await?;
-                content["m.mentions"] = newly_called(there.as_ref(), &new["m.mentions"]);
+                calls = newly_called(there.as_ref(), &new["m.mentions"]);
             }
-            content["m.relates_to"] = json!({"rel_type": "m.replace", "event_id": link.event});
-            content["m.new_content"] = new;
-            (content, As::Ghost(sender))
+            (edit_of(&link.event, new, calls), As::Ghost(sender))
         } else {
             // Nobody may change what the account itself said: the bot tells of it.
             let body = format!("This was changed on Gitter, and now reads: {words}");
@@ -267,11 +263,11 @@ impl Relay {
             }
         }
         match sent {
-            // The ghost left meanwhile, or the homeserver never takes it: the first version stays.
+            // The ghost left meanwhile, or the homeserver never takes it: the first version stays. If it is the bot that is out
+            // of the room, it can't say so, and the edit waits.
             Err(error @ (MatrixError::Refused { .. } | MatrixError::NotInRoom { .. })) => {
                 self.unless_replaced(lane).await?;
-                let error = Chain(&error);
-                tracing::info!(portal = %lane.key, message = %link.message, %error, "edit not shown");
+                self.tell_unchanged(lane, &link, &version, here, &error).await?;
             }
             other => drop(other?),
         }
@@ -290,6 +286,39 @@ impl Relay {
             ..link
         };
         Ok(self.keep(link).await?)
+    }
+
+    /// An edit that the homeserver will never take is announced by the bot instead.
+    async fn tell_unchanged(
+        &self,
+        lane: &Lane,
+        link: &Link,
+        version: &str,
+        here: bool,
+        error: &MatrixError,
+    ) -> Result<(), Failed> {
+        tracing::warn!(portal = %lane.key, message = %link.message, error = %Chain(error), "edit refused by the homeserver");
+        self.0.metrics.message(Direction::ToMatrix, MessageOutcome::Refused);
+        let whose = self.whose(link).await?;
+        let body = format!(
+            "A message of {whose} was changed on Gitter, and that can't be shown here: your homeserver refuses it."
+        );
+        let mut content = json!({"msgtype": "m.notice", "body": body, "m.mentions": {}});
+        if here {
+            content["m.relates_to"] = json!({"m.in_reply_to": {"event_id": link.event}});
+        }
+        let (room, key, id) = (&lane.room, lane.key.to_string(), link.message.as_str());
+        let txn = txn_id(&["m.room.message", room.as_str(), &key, id, version, "refused"]);
+        let client = self.0.home.client();
+        let sent = client.send(As::Bot, room, "m.room.message", &txn, &content, None);
+        match self.speak(lane.key.account.as_str(), Class::Soon, sent).await {
+            Err(error @ MatrixError::Refused { .. }) => {
+                let error = Chain(&error);
+                tracing::error!(portal = %lane.key, %error, "the homeserver refuses the bot's words");
+            }
+            other => drop(other?),
+        }
+        Ok(())
     }
 
     /// Whether an event is on Gitter in more than this part of it.
@@ -714,6 +743,26 @@ impl Relay {
     }
 }
 
+/// An edit of an event, with what those clients show that know none, who are few: an event has at most 64 KiB, and where the words
+/// would not fit in twice, those clients show them plain.
+fn edit_of(event: &EventId, new: Value, calls: Value) -> Value {
+    let mut content = new.clone();
+    content["body"] = format!("* {}", new["body"].as_str().unwrap_or_default()).into();
+    if let Some(html) = new["formatted_body"].as_str() {
+        content["formatted_body"] = format!("* {html}").into();
+    }
+    content["m.mentions"] = calls;
+    content["m.relates_to"] = json!({"rel_type": "m.replace", "event_id": event});
+    content["m.new_content"] = new;
+    if content.to_string().len() > LARGEST
+        && let Some(content) = content.as_object_mut()
+    {
+        content.remove("format");
+        content.remove("formatted_body");
+    }
+    content
+}
+
 /// Whom an edit calls: of those whom the message calls `now` those whom it did not call as it stands in the room, since the others
 /// were told. What was said before its portal was asked for calls nobody, ever.
 ///
@@ -801,6 +850,23 @@ fn nobody() -> PersonSeen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_edit_has_its_markup_twice_only_as_long_as_it_fits_into_an_event() {
+        let event = ruma::event_id!("$1:hs");
+        for (length, twice) in [(10_000, true), (40_000, false)] {
+            let html = "x".repeat(length);
+            let new = json!({"msgtype": "m.text", "body": "x", "m.mentions": {},
+                "format": "org.matrix.custom.html", "formatted_body": html});
+            let edit = edit_of(event, new.clone(), json!({}));
+            assert_eq!(edit["m.new_content"], new, "{length}");
+            assert_eq!(edit["body"], "* x", "{length}");
+            let outer = twice.then(|| json!(format!("* {html}")));
+            assert_eq!(edit.get("formatted_body"), outer.as_ref(), "{length}");
+            assert_eq!(edit.get("format").is_some(), twice, "{length}");
+            assert!(edit.to_string().len() < 65_536, "{length}");
+        }
+    }
 
     #[test]
     fn an_edit_calls_those_whom_the_message_did_not_call_before() {
