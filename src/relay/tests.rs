@@ -31,6 +31,7 @@ use crate::{
     matrix::{Client, Ghosts, picture::Pictures},
 };
 
+mod amended;
 mod calls;
 mod cut_off;
 mod emptied;

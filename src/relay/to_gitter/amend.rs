@@ -24,6 +24,8 @@ const LONGEST: usize = 4096;
 const EDITABLE: Duration = Duration::from_secs(590);
 /// Parts of an event from this number on, and its multiples, are those of an edit that came too late.
 pub(in crate::relay) const LATE: u32 = 1_000;
+/// Why an edit is not on Gitter when what it changes is not, or not all of it.
+const NOTHING_TO_CHANGE: &str = "the message it changes is not on Gitter, or not all of it";
 /// How much of an answered message is quoted, in characters and lines.
 const QUOTED: (usize, usize) = (200, 3);
 
@@ -76,8 +78,7 @@ impl Relay {
     ) -> Result<Step, Failed> {
         let (late, links) = newest(self.links(&first.portal, of).await?);
         let Some(oldest) = links.first() else {
-            let why = "the message it changes is not on Gitter";
-            return Ok(Step::Cannot(Failure::Unsupported, why));
+            return Ok(Step::Cannot(Failure::Unsupported, NOTHING_TO_CHANGE));
         };
         let parent = oldest.parent.clone();
         let add = |parts: Vec<String>, part, lead| {
@@ -88,7 +89,7 @@ impl Relay {
         let led = led_by(&oldest.lead, parts, status);
         let (room, account) = (first.portal.room.as_str(), &caller.account);
         let age = self.0.bridge.clock.now().since(oldest.message.made());
-        let mut too_late = age > EDITABLE;
+        let (mut too_late, mut missing) = (age > EDITABLE, false);
         if !too_late {
             for (link, text) in links.iter().zip(&led) {
                 // Noted first: the echo of the change must not be taken for somebody else's.
@@ -98,7 +99,11 @@ impl Relay {
                         self.note(Link { digest: digest(&now.text), ..link.clone() }).await?;
                     }
                     Err(GitterError::NotFound) => {
-                        self.note(Link { gone: true, ..link.clone() }).await?;
+                        // If the room is gone, this tells. If the message is, it is the lane of the other direction that takes
+                        // it back here: once noted as gone, it would stay.
+                        account.room(room).await?;
+                        self.catch_up(&first.portal);
+                        missing = true;
                     }
                     Err(GitterError::Invalid { .. }) => {
                         self.note(link.clone()).await?;
@@ -128,6 +133,9 @@ impl Relay {
             // Deleted before it is noted: cut off in between, it must be deleted again. The first part keeps the event.
             account.delete(room, link.message.as_str()).await?;
             self.note(Link { gone: true, ..link.clone() }).await?;
+        }
+        if missing {
+            return Ok(Step::Cannot(Failure::Unsupported, NOTHING_TO_CHANGE));
         }
         if led.len() > links.len() {
             let next = links.last().map_or(0, |last| last.part + 1);
