@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     appservice::Incoming,
-    relay::fate,
+    relay::{fate, to_gitter::amend::CHANGED_FROM},
     render::{
         html_to_markdown::{strip_reply_fallback, to_gitter},
         split::split,
@@ -110,7 +110,13 @@ impl Rules {
             let doubtful = t.portal(key)?.is_some_and(|portal| portal.doubtful.is_some());
             let unsure = unlearned || doubtful && matches!(reading, Reading::Redaction(_));
             return match &reading {
-                Reading::Redaction(of) if t.links_of_event(of)?.is_empty() && !unsure => Ok(()),
+                Reading::Redaction(of)
+                    if !unsure
+                        && t.links_of_event(of)?.is_empty()
+                        && !t.has_changed(key, of, CHANGED_FROM)? =>
+                {
+                    Ok(())
+                }
                 Reading::Redaction(of) if !unsure => {
                     tell(t, hints, of, Failure::Kept, "you are logged out of Gitter")
                 }
@@ -228,7 +234,8 @@ fn withdraw(
         let untouched = row.done == 0 && row.attempt.is_none() && !unlearned;
         let meant = match &row.payload {
             Payload::Say { .. } => row.event == event,
-            Payload::Edit { of, .. } => of == event,
+            // An edit is deleted by itself, too.
+            Payload::Edit { of, .. } => of == event || row.event == event,
             Payload::Delete { .. } => false,
         };
         if meant && untouched {

@@ -1,6 +1,6 @@
 //! Matrix → Gitter: the outbox of a portal, in order, with the owner's own token.
 
-pub(super) mod amend;
+pub(crate) mod amend;
 
 use std::time::Duration;
 
@@ -447,6 +447,9 @@ pub(super) fn link_part(
         gone: false,
     };
     t.put_link(&link)?;
+    if adds_to.is_some() {
+        t.put_change(&link, &row.event, amend::remembered(now))?;
+    }
     let warned = confirm::warn(t, &link, parts.get(at).map_or("", String::as_str), now)?;
     if at + 1 >= parts.len() {
         fate::arrived(t, key, number, now)?;

@@ -1,5 +1,6 @@
 //! What the account changes, and takes back.
 
+use gitter_sim::{Fault, Matcher};
 use reconcile::model::Fate;
 
 use super::*;
@@ -15,6 +16,14 @@ fn edit(fixture: &Fixture, id: &str, text: &str) -> Incoming {
     edit
 }
 
+fn deletion(fixture: &Fixture, id: &str, of: &str) -> Incoming {
+    let mut deletion = fixture.said_by_alice(portal_room(), id, "");
+    deletion.kind = "m.room.redaction".to_owned();
+    deletion.redacts = Some(of.try_into().expect("an id"));
+    deletion.content = json!({});
+    deletion
+}
+
 /// What Alice said as `$1` is on Gitter, and was seen there.
 async fn said(fixture: &Fixture, text: &str) -> Link {
     fixture.take(fixture.said_by_alice(portal_room(), "$1:example.org", text)).await;
@@ -25,6 +34,12 @@ async fn said(fixture: &Fixture, text: &str) -> Link {
     let seen = move |t: &ReadTxn| Ok(t.unconfirmed(&key)?.is_empty().then_some(()));
     fixture.until("it to be seen", seen).await;
     link
+}
+
+async fn until_done(fixture: &Fixture) {
+    let key = fixture.key.clone();
+    let done = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
+    fixture.until("everything on its way", done).await;
 }
 
 /// What is told in the portal of the fate of an event.
@@ -67,4 +82,91 @@ async fn who_changes_a_message_of_a_room_that_is_gone_is_told_so() {
     let fate = told(&fixture).await;
     assert_eq!(fate.event, "$2:example.org");
     assert!(matches!(fate.news, News::Failed(Failure::Gone, _)), "{fate:?}");
+}
+
+#[tokio::test]
+async fn an_edit_deleted_while_it_waits_is_never_sent() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    said(&fixture, "first").await;
+    let change_session = async |rejected: bool| {
+        let changed = fixture.db.change(move |t| {
+            let mut account = t.account(&alice())?.unwrap_or_default();
+            let person = account.session.person().cloned().expect("logged in");
+            account.session =
+                if rejected { Session::Rejected(person) } else { Session::Active(person) };
+            t.put_account(&alice(), &account)
+        });
+        changed.await.expect("written");
+    };
+    change_session(true).await;
+    fixture.take(edit(&fixture, "$2:example.org", "second")).await;
+    fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
+    change_session(false).await;
+    fixture.relay.poke_outward(fixture.key.clone());
+    until_done(&fixture).await;
+    assert_eq!(texts(&fixture), ["first"]);
+    let failed =
+        |notice: &Notice| matches!(&notice.say, Say::Fate(Fate { news: News::Failed(..), .. }));
+    let to = Target::Room(portal_room());
+    let notice = fixture.db.look(move |t| t.first_notice(&to)).await.expect("readable");
+    assert!(!notice.is_some_and(|(_, notice)| failed(&notice)), "nothing stays on Gitter");
+}
+
+#[tokio::test]
+async fn who_deletes_an_edit_is_told_that_gitter_keeps_it_whether_it_came_in_time_or_not() {
+    for late in [false, true] {
+        let fixture = Fixture::new().await;
+        fixture.agreeable().await;
+        said(&fixture, "first").await;
+        if late {
+            let edits = Matcher::new("PUT", "chatMessages");
+            fixture.sim.world().fail_next(1, edits, Fault::Status(400));
+        }
+        fixture.take(edit(&fixture, "$2:example.org", "second")).await;
+        until_done(&fixture).await;
+        assert_eq!(texts(&fixture).len(), if late { 2 } else { 1 });
+        fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
+        let fate = told(&fixture).await;
+        assert_eq!(fate.event, "$2:example.org", "late: {late}");
+        assert!(matches!(fate.news, News::Failed(Failure::Kept, _)), "late: {late}: {fate:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_deletes_what_is_changed_again_or_deleted_on_gitter_is_told_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    said(&fixture, "first").await;
+    for (id, text) in [("$0:example.org", "one and a half"), ("$2:example.org", "second")] {
+        fixture.take(edit(&fixture, id, text)).await;
+        until_done(&fixture).await;
+        assert_eq!(texts(&fixture), [text]);
+    }
+    fixture.take(deletion(&fixture, "$5:example.org", "$0:example.org")).await;
+    until_done(&fixture).await;
+    fixture.take(deletion(&fixture, "$3:example.org", "$1:example.org")).await;
+    fixture.take(deletion(&fixture, "$4:example.org", "$2:example.org")).await;
+    until_done(&fixture).await;
+    assert_eq!(texts(&fixture), [""; 0]);
+    assert!(fixture.db.look(store::Txn::notices_waiting).await.expect("readable").is_empty());
+}
+
+#[tokio::test]
+async fn who_deletes_an_edit_after_a_logout_is_told_that_gitter_keeps_it() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    said(&fixture, "first").await;
+    fixture.take(edit(&fixture, "$2:example.org", "second")).await;
+    until_done(&fixture).await;
+    let out = fixture.db.change(|t| {
+        let mut account = t.account(&alice())?.unwrap_or_default();
+        account.session = Session::LoggedOut;
+        t.put_account(&alice(), &account)
+    });
+    out.await.expect("written");
+    fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
+    let fate = told(&fixture).await;
+    assert_eq!(fate.event, "$2:example.org");
+    assert!(matches!(fate.news, News::Failed(Failure::Kept, _)), "{fate:?}");
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use reconcile::{
-    model::{AddsTo, Answers, Failure, Link, MessageId, Payload, PortalKey, digest},
+    model::{AddsTo, Answers, Failure, Link, MessageId, Millis, Payload, PortalKey, digest},
     port::Clock as _,
 };
 use ruma::EventId;
@@ -26,6 +26,12 @@ const EDITABLE: Duration = Duration::from_secs(590);
 pub(in crate::relay) const LATE: u32 = 1_000;
 /// Why an edit is not on Gitter when what it changes is not, or not all of it.
 const NOTHING_TO_CHANGE: &str = "the message it changes is not on Gitter, or not all of it";
+/// Why the deletion of an edit changes nothing.
+const STAYS_CHANGED: &str = "it changed an earlier one, which stays as it reads there now; to take that back, edit that one";
+/// How long it is known which event was an edit: 30 days.
+const REMEMBERED_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Among so many of the newest messages, one is looked for that a deleted edit has changed.
+pub(crate) const CHANGED_FROM: usize = 2_000;
 /// How much of an answered message is quoted, in characters and lines.
 const QUOTED: (usize, usize) = (200, 3);
 
@@ -96,7 +102,8 @@ impl Relay {
                 self.note(Link { digest: digest(text), ..link.clone() }).await?;
                 match account.edit(room, link.message.as_str(), text).await {
                     Ok(now) => {
-                        self.note(Link { digest: digest(&now.text), ..link.clone() }).await?;
+                        let link = Link { digest: digest(&now.text), ..link.clone() };
+                        self.note_change(link, &first.row.event).await?;
                     }
                     Err(GitterError::NotFound) => {
                         // If the room is gone, this tells. If the message is, it is the lane of the other direction that takes
@@ -110,7 +117,13 @@ impl Relay {
                         too_late = true;
                         break;
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        if error.maybe_done() {
+                            let link = Link { digest: digest(text), ..link.clone() };
+                            self.note_change(link, &first.row.event).await?;
+                        }
+                        return Err(error.into());
+                    }
                 }
             }
         }
@@ -144,14 +157,23 @@ impl Relay {
         Ok(Step::Done)
     }
 
-    /// Deletes every message of an earlier event.
+    /// Deletes every message of an earlier event. What an edit has changed on Gitter is not changed back: it has no memory of how it
+    /// read before.
     pub(super) async fn delete(
         &self,
         first: &First,
         caller: &Caller,
         of: &EventId,
     ) -> Result<Step, Failed> {
-        for link in self.links(&first.portal, of).await? {
+        let links = self.links(&first.portal, of).await?;
+        if links.is_empty() {
+            let (key, of) = (first.portal.clone(), of.to_owned());
+            let changed = self.0.db.look(move |t| t.has_changed(&key, &of, CHANGED_FROM));
+            if changed.await? {
+                return Ok(Step::Cannot(Failure::Kept, STAYS_CHANGED));
+            }
+        }
+        for link in links {
             self.note(Link { gone: true, ..link.clone() }).await?;
             caller.account.delete(first.portal.room.as_str(), link.message.as_str()).await?;
         }
@@ -176,6 +198,16 @@ impl Relay {
         self.0.db.change(move |t| t.put_link(&link)).await
     }
 
+    /// Notes with a link that its message reads otherwise by an edit, or may do so.
+    async fn note_change(&self, link: Link, by: &EventId) -> Result<(), StoreError> {
+        let (by, until) = (by.to_owned(), remembered(self.0.bridge.clock.now()));
+        let noted = self.0.db.change(move |t| {
+            t.put_link(&link)?;
+            t.put_change(&link, &by, until)
+        });
+        noted.await
+    }
+
     async fn permalink(
         &self,
         portal: &PortalKey,
@@ -185,6 +217,11 @@ impl Relay {
         let room = self.0.db.look(move |t| t.room(&id)).await?;
         Ok(room.map_or_else(String::new, |room| self.0.gitter.permalink(&room, message)))
     }
+}
+
+/// Until when it is known which event was an edit, for whoever deletes that.
+pub(super) fn remembered(now: Millis) -> Millis {
+    Millis(now.0.saturating_add(REMEMBERED_MS))
 }
 
 /// What an event's messages are that are changed from now on, in order, and by the how manieth late edit they are: each is a message

@@ -36,6 +36,11 @@ fn is_of(link: &Link, event: &EventId) -> bool {
     events(link).any(|of| of == event)
 }
 
+/// The nonce that is burnt when an event has changed a message to what it reads like.
+fn change(link: &Link, by: &EventId) -> String {
+    format!("change {} {:016x} {by}", link.message, link.digest)
+}
+
 #[expect(clippy::missing_errors_doc, reason = "said once, at `StoreError`: disk or damage")]
 impl<M: Mode> Txn<M> {
     /// The oldest event that waits in a portal's lane, with its number.
@@ -138,6 +143,16 @@ impl<M: Mode> Txn<M> {
         Ok(links)
     }
 
+    /// Whether an event has changed one of the newest messages of a portal, at most `limit`, that still reads so.
+    pub fn has_changed(&self, portal: &PortalKey, by: &EventId, limit: usize) -> Result<bool> {
+        for link in self.last_links(portal, limit)? {
+            if !link.gone && self.is_burnt(&change(&link, by))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn links_in<'k>(
         &self,
         from: Bound<(&'k str, &'k str, &'k str)>,
@@ -230,6 +245,11 @@ impl WriteTxn<'_> {
             self.tables.link_events.mark(&self.handle, key)?;
         }
         self.tables.links.put(&self.handle, at(&link.portal, message), link)
+    }
+
+    /// Notes until `expires` that a message reads as it does because of an event.
+    pub fn put_change(&mut self, link: &Link, by: &EventId, expires: Millis) -> Result<()> {
+        self.burn_nonce(&change(link, by), expires).map(drop)
     }
 
     /// Forgets that an event and a message are the same; false if it was not known.
