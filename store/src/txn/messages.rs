@@ -41,6 +41,11 @@ fn change(link: &Link, by: &EventId) -> String {
     format!("change {} {:016x} {by}", link.message, link.digest)
 }
 
+/// The nonce that is burnt when an event has changed any message.
+fn changed(by: &EventId) -> String {
+    format!("changed {by}")
+}
+
 #[expect(clippy::missing_errors_doc, reason = "said once, at `StoreError`: disk or damage")]
 impl<M: Mode> Txn<M> {
     /// The oldest event that waits in a portal's lane, with its number.
@@ -145,6 +150,10 @@ impl<M: Mode> Txn<M> {
 
     /// Whether an event has changed one of the newest messages of a portal, at most `limit`, that still reads so.
     pub fn has_changed(&self, portal: &PortalKey, by: &EventId, limit: usize) -> Result<bool> {
+        // Most of what is asked about is no edit, and costs no look at messages.
+        if !self.is_burnt(&changed(by))? {
+            return Ok(false);
+        }
         for link in self.last_links(portal, limit)? {
             if !link.gone && self.is_burnt(&change(&link, by))? {
                 return Ok(true);
@@ -249,6 +258,7 @@ impl WriteTxn<'_> {
 
     /// Notes until `expires` that a message reads as it does because of an event.
     pub fn put_change(&mut self, link: &Link, by: &EventId, expires: Millis) -> Result<()> {
+        self.burn_nonce(&changed(by), expires)?;
         self.burn_nonce(&change(link, by), expires).map(drop)
     }
 
