@@ -34,6 +34,7 @@ use crate::{
 mod amended;
 mod calls;
 mod cut_off;
+mod deleted;
 mod emptied;
 mod refused;
 mod restored;

@@ -323,8 +323,8 @@ impl Relay {
         };
         let links = links.into_iter().filter(|link| !link.gone && !doubtful(&link.message));
         let known = links.map(|link| link.message).chain(gone.queued.iter().cloned());
-        let missing = known.filter(|id| within(id) && !ids.contains(id));
-        for id in missing.collect::<BTreeSet<_>>() {
+        let missing = known.filter(|id| within(id) && !ids.contains(id)).collect();
+        for id in self.0.inbox.not_removed(&lane.key, missing) {
             let Some(left) = gone.left.checked_sub(1) else {
                 // Where nothing was gone, another look would ask for the same ones.
                 self.0.inbox.with(&lane.key, |waiting| waiting.more_removed |= gone.found);

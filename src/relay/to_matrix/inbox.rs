@@ -16,6 +16,13 @@ const QUEUE: usize = 300;
 /// So many messages wait in all lanes together: with 20 KiB for a long one, some 200 MiB at the very worst.
 const ALL: usize = 10_000;
 
+/// So many deletions wait in a lane. Of somebody who is banned Gitter may delete every message there is, and tells of each by itself;
+/// a look finds of them only the newest.
+const REMOVED: usize = 10_000;
+
+/// So many deletions wait in all lanes together, since each portal of a room is told of all of them: at 100 bytes each some 20 MiB.
+const ALL_REMOVED: usize = 200_000;
+
 /// Order in a lane: time first, since ids have only the second; then the id.
 pub(super) type Place = (i64, MessageId);
 
@@ -37,6 +44,8 @@ struct Lanes {
     lanes: BTreeMap<PortalKey, Waiting>,
     /// Messages in all of them.
     messages: usize,
+    /// Deletions in all of them.
+    removed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -63,17 +72,22 @@ pub(super) struct Waiting {
     pub(super) linked: Option<u64>,
     /// How many messages it may hold now: one when all lanes together are full.
     most: usize,
+    /// How many deletions it may hold now.
+    most_removed: usize,
 }
 
 impl Inbox {
     pub(super) fn with<R>(&self, portal: &PortalKey, f: impl FnOnce(&mut Waiting) -> R) -> R {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lanes { lanes, messages } = &mut *inner;
+        let Lanes { lanes, messages, removed } = &mut *inner;
         let waiting = lanes.entry(portal.clone()).or_default();
         waiting.most = if *messages >= ALL { 1 } else { QUEUE };
         *messages -= waiting.queue.len();
+        *removed -= waiting.removed.len();
+        waiting.most_removed = REMOVED.min(ALL_REMOVED - *removed);
         let result = f(waiting);
         *messages += waiting.queue.len();
+        *removed += waiting.removed.len();
         result
     }
 
@@ -103,17 +117,27 @@ impl Inbox {
         self.with(portal, |waiting| waiting.queue.values().map(|m| Message::clone(m)).collect())
     }
 
+    /// Takes a deletion; one for which there is no room is looked for once the others are done.
     pub(super) fn put_removed(&self, portal: &PortalKey, id: MessageId) {
         self.with(portal, |waiting| {
             let trying = waiting.trying.clone();
             waiting.queue.retain(|place, _| place.1 != id || trying.as_ref() == Some(place));
-            waiting.removed.insert(id);
-            if waiting.removed.len() > QUEUE {
-                // Paging in finds what is gone, too.
-                waiting.removed.clear();
-                waiting.stale = true;
+            if waiting.removed.len() < waiting.most_removed {
+                waiting.removed.insert(id);
+            } else {
+                waiting.more_removed |= !waiting.removed.contains(&id);
             }
         });
+    }
+
+    /// Those of the messages whose deletion does not wait to be carried over.
+    pub(super) fn not_removed(
+        &self,
+        portal: &PortalKey,
+        mut messages: BTreeSet<MessageId>,
+    ) -> BTreeSet<MessageId> {
+        self.with(portal, |waiting| messages.retain(|id| !waiting.removed.contains(id)));
+        messages
     }
 
     pub(super) fn first_removed(&self, portal: &PortalKey) -> Option<MessageId> {
@@ -198,8 +222,10 @@ impl Inbox {
 
     pub(super) fn forget(&self, portal: &PortalKey) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = inner.lanes.remove(portal).map_or(0, |waiting| waiting.queue.len());
-        inner.messages -= gone;
+        if let Some(gone) = inner.lanes.remove(portal) {
+            inner.messages -= gone.queue.len();
+            inner.removed -= gone.removed.len();
+        }
     }
 }
 
@@ -238,6 +264,39 @@ mod tests {
         inbox.remove(&portal(199), &place, &shown);
         assert!(inbox.take_stale(&portal(199)).is_some());
         for lane in 0..200 {
+            inbox.forget(&portal(lane));
+        }
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn many_lanes_together_hold_a_bounded_number_of_deletions_and_look_for_the_others_later() {
+        let inbox = Inbox::default();
+        let room = |n: usize| format!("5f00000000000000000{n:05x}").parse().expect("a room's id");
+        let portal = |n: usize| PortalKey::new(owned_user_id!("@alice:hs"), room(n));
+        let message = |n: usize| format!("5f00000000000000000{n:05x}").parse().expect("an id");
+        let held = || inbox.0.lock().expect("not poisoned").removed;
+        let looks = |n: usize| inbox.with(&portal(n), |waiting| waiting.more_removed);
+        for n in 0..=REMOVED {
+            assert!(!looks(0), "all of {n} are known");
+            inbox.put_removed(&portal(0), message(n));
+            inbox.put_removed(&portal(0), message(0));
+        }
+        assert_eq!(held(), REMOVED);
+        assert_eq!(inbox.first_removed(&portal(0)), Some(message(0)), "none had to go");
+        let lanes = ALL_REMOVED / REMOVED;
+        for lane in 1..=lanes {
+            for n in 0..REMOVED {
+                inbox.put_removed(&portal(lane), message(n));
+            }
+        }
+        assert_eq!(held(), ALL_REMOVED);
+        assert!(looks(0) && looks(lanes) && !looks(1));
+        assert_eq!(inbox.take_stale(&portal(lanes)), None, "what is known goes first");
+        inbox.removed(&portal(1), &message(0));
+        inbox.put_removed(&portal(lanes), message(0));
+        assert_eq!(inbox.first_removed(&portal(lanes)), Some(message(0)));
+        for lane in 0..=lanes {
             inbox.forget(&portal(lane));
         }
         assert_eq!(held(), 0);

@@ -1,0 +1,73 @@
+//! What is deleted on Gitter, however much at once and whenever.
+
+use super::*;
+
+/// Shown long ago, so many messages of Bob's, of which Gitter has none any more; their ids.
+async fn shown_long_ago(fixture: &Fixture, count: usize) -> Vec<MessageId> {
+    let link = |n: usize| Link {
+        portal: fixture.key.clone(),
+        message: format!("5f000000{n:016x}").parse().expect("an id"),
+        event: format!("$long{n}:example.org").try_into().expect("a valid id"),
+        part: 0,
+        from_matrix: false,
+        version: 1,
+        digest: 1,
+        parent: None,
+        sender: None,
+        lead: String::new(),
+        images: Vec::new(),
+        gone: false,
+    };
+    let links: Vec<_> = (0..count).map(link).collect();
+    let ids = links.iter().map(|link| link.message.clone()).collect();
+    let written = fixture.db.change(move |t| links.iter().try_for_each(|link| t.put_link(link)));
+    written.await.expect("written");
+    ids
+}
+
+/// All that was said so far was said before the portal was opened.
+async fn begin_now(fixture: &Fixture) {
+    let begin = MessageId::first_of(Millis(fixture.relay.0.bridge.clock.now().0 + 600_000));
+    let (key, row) = (fixture.key.clone(), Cursor { begin: begin.clone(), last: begin, gap: None });
+    fixture.db.change(move |t| t.put_cursor(&key, &row)).await.expect("written");
+}
+
+#[tokio::test]
+async fn of_very_many_messages_deleted_at_once_none_stays_and_none_holds_up_what_is_said() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    let ids = shown_long_ago(&fixture, 310).await;
+    // A look does not reach back to what was deleted.
+    talk(&fixture, 100);
+    begin_now(&fixture).await;
+    fixture.sim.world().advance_clock(3_600_000);
+    for id in &ids {
+        fixture.relay.receive_removal(&fixture.key, id.clone());
+    }
+    let said = live(&fixture, "bob", "meanwhile");
+    until_linked(&fixture, said.as_str()).await;
+    let key = fixture.key.clone();
+    let gone = move |t: &ReadTxn| {
+        let links = t.links_between(&key, &ids[0], &ids[309], 310)?;
+        Ok(links.iter().all(|link| link.gone).then_some(()))
+    };
+    fixture.until("all to be gone", gone).await;
+    let requests = fixture.home.received_requests().await.expect("recorded");
+    let first = |what: &str| requests.iter().position(|r| r.url.path().contains(what));
+    assert!(first("/send/") < first("/redact/"), "what is said goes first");
+    let redacted = requests.iter().filter(|r| r.url.path().contains("/redact/"));
+    assert_eq!(redacted.count(), 310);
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_deleted_is_not_asked_for() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    let ids = shown_long_ago(&fixture, 5).await;
+    for id in &ids {
+        fixture.relay.receive_removal(&fixture.key, id.clone());
+    }
+    fixture.relay.catch_up(&fixture.key);
+    until_gone(&fixture, &ids[4]).await;
+    assert_eq!(fixture.sim.world().count_calls("GET", &format!("/chatMessages/{}", ids[4])), 0);
+}
