@@ -196,7 +196,7 @@ impl Relay {
                 }
                 continue;
             }
-            let Some(id) = self.0.inbox.first_removed(key) else {
+            let Some((id, emptied)) = self.0.inbox.first_removed(key) else {
                 let more = self.0.inbox.with(key, |waiting| {
                     let more = std::mem::take(&mut waiting.more_removed);
                     waiting.stale |= more;
@@ -208,7 +208,7 @@ impl Relay {
                 self.history_shown(&lane).await?;
                 return Ok(Turn::Idle);
             };
-            self.redact(&lane, &id, None).await?;
+            self.redact(&lane, &id, emptied).await?;
             self.0.inbox.removed(key, &id);
         }
     }

@@ -71,3 +71,42 @@ async fn what_is_known_to_be_deleted_is_not_asked_for() {
     until_gone(&fixture, &ids[4]).await;
     assert_eq!(fixture.sim.world().count_calls("GET", &format!("/chatMessages/{}", ids[4])), 0);
 }
+
+/// A message as the live connection tells of it now.
+fn updated(fixture: &Fixture, id: &str) {
+    let said = fixture.sim.world().messages("acme/rockets");
+    let message = said.into_iter().find(|message| message.id == id).expect("said");
+    let message = json!({
+        "id": id, "text": message.text, "html": message.html, "v": message.v, "sent": message.sent,
+        "fromUser": {"id": message.from_id, "username": message.from, "displayName": message.from},
+    });
+    let message = serde_json::from_value(message).expect("a message");
+    fixture.relay.receive(&fixture.key, Arc::new(message));
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_thread_that_is_deleted_while_much_is_caught_up_with_is_taken_back() {
+    let fixture = Fixture::new().await;
+    numbered(&fixture, 232).await;
+    fixture.agreeable().await;
+    let world = fixture.sim.world();
+    let parent = world.post("bob", "acme/rockets", "who comes?");
+    let reply = world.reply("bob", "acme/rockets", &parent, "I do");
+    fixture.relay.catch_up(&fixture.key);
+    until_linked(&fixture, &reply).await;
+    world.advance_clock(3_600_000);
+    let missed = talk(&fixture, 230);
+    fixture.relay.catch_up(&fixture.key);
+    until_linked(&fixture, &missed[0]).await;
+    world.delete("acme/rockets", &parent);
+    updated(&fixture, &parent);
+    let (key, id) = (fixture.key.clone(), missed[99].parse().expect("an id"));
+    let hundredth = fixture.db.look(move |t| t.link_of_message(&key, &id)).await;
+    assert!(hundredth.expect("readable").is_none(), "the first hundred are being shown");
+    until_linked(&fixture, &missed[229]).await;
+    let link = until_gone(&fixture, &parent.parse().expect("an id")).await;
+    assert_eq!((link.digest, link.version), (reconcile::model::digest(""), 3), "it may be edited");
+    let redacted = fixture.home.received_requests().await.expect("recorded");
+    let redacted = redacted.iter().filter(|r| r.url.path().contains("/redact/")).count();
+    assert_eq!(redacted, 1);
+}

@@ -52,8 +52,8 @@ struct Lanes {
 #[expect(clippy::struct_excessive_bools, reason = "hints that come and go each by itself")]
 pub(super) struct Waiting {
     queue: BTreeMap<Place, Arc<Message>>,
-    /// Messages that were deleted on Gitter.
-    removed: BTreeSet<MessageId>,
+    /// Messages that were deleted on Gitter; of one that was emptied there, in which version.
+    removed: BTreeMap<MessageId, Option<u64>>,
     /// Something may have been missed: page in before going on.
     pub(super) stale: bool,
     /// What may have been missed is not only at the end: look for changes of what is shown, too.
@@ -76,6 +76,30 @@ pub(super) struct Waiting {
     most_removed: usize,
 }
 
+impl Waiting {
+    fn remove(&mut self, id: MessageId, emptied: Option<u64>) {
+        let trying = self.trying.clone();
+        self.queue.retain(|place, _| place.1 != id || trying.as_ref() == Some(place));
+        if let Some(known) = self.removed.get_mut(&id) {
+            *known = known.and(emptied);
+        } else if self.removed.len() < self.most_removed {
+            self.removed.insert(id, emptied);
+        } else {
+            self.more_removed = true;
+        }
+    }
+
+    /// Leaves a message to paging in. That may look back for edits; but a message that is deleted while it has replies is emptied
+    /// at any age, without an edit.
+    fn leave(&mut self, id: MessageId, message: &Message) {
+        self.more = true;
+        self.changed |= message.edited_at.is_some();
+        if message.text.is_empty() {
+            self.remove(id, Some(message.v.unwrap_or(0)));
+        }
+    }
+}
+
 impl Inbox {
     pub(super) fn with<R>(&self, portal: &PortalKey, f: impl FnOnce(&mut Waiting) -> R) -> R {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,18 +120,25 @@ impl Inbox {
         let Ok(id) = message.id.parse() else { return };
         let place = (message.sent.as_millisecond(), id);
         self.with(portal, |waiting| {
-            if waiting.more {
-                waiting.changed |= message.edited_at.is_some();
-                return;
-            }
             // Live events overtake each other: the newest version is the one to show.
             let newer = |old: &Arc<Message>| old.v.unwrap_or(0) > message.v.unwrap_or(0);
-            if !waiting.queue.get(&place).is_some_and(newer) {
-                waiting.queue.insert(place, message);
+            if waiting.queue.get(&place).is_some_and(newer) {
+                return;
             }
-            if waiting.queue.len() > waiting.most {
-                waiting.queue.pop_last();
-                waiting.more = true;
+            let emptied = waiting.removed.get(&place.1).copied().flatten();
+            if emptied.is_some_and(|v| v < message.v.unwrap_or(0)) {
+                // It has words again, or is emptied anew.
+                waiting.removed.remove(&place.1);
+            }
+            if waiting.more {
+                waiting.leave(place.1, &message);
+                return;
+            }
+            waiting.queue.insert(place, message);
+            if waiting.queue.len() > waiting.most
+                && let Some(((_, id), message)) = waiting.queue.pop_last()
+            {
+                waiting.leave(id, &message);
             }
         });
     }
@@ -119,15 +150,7 @@ impl Inbox {
 
     /// Takes a deletion; one for which there is no room is looked for once the others are done.
     pub(super) fn put_removed(&self, portal: &PortalKey, id: MessageId) {
-        self.with(portal, |waiting| {
-            let trying = waiting.trying.clone();
-            waiting.queue.retain(|place, _| place.1 != id || trying.as_ref() == Some(place));
-            if waiting.removed.len() < waiting.most_removed {
-                waiting.removed.insert(id);
-            } else {
-                waiting.more_removed |= !waiting.removed.contains(&id);
-            }
-        });
+        self.with(portal, |waiting| waiting.remove(id, None));
     }
 
     /// Those of the messages whose deletion does not wait to be carried over.
@@ -136,12 +159,15 @@ impl Inbox {
         portal: &PortalKey,
         mut messages: BTreeSet<MessageId>,
     ) -> BTreeSet<MessageId> {
-        self.with(portal, |waiting| messages.retain(|id| !waiting.removed.contains(id)));
+        self.with(portal, |waiting| messages.retain(|id| !waiting.removed.contains_key(id)));
         messages
     }
 
-    pub(super) fn first_removed(&self, portal: &PortalKey) -> Option<MessageId> {
-        self.with(portal, |waiting| waiting.removed.first().cloned())
+    /// What to take back now; if it was emptied, with the version that has no words.
+    pub(super) fn first_removed(&self, portal: &PortalKey) -> Option<(MessageId, Option<u64>)> {
+        self.with(portal, |waiting| {
+            waiting.removed.first_key_value().map(|(id, emptied)| (id.clone(), *emptied))
+        })
     }
 
     pub(super) fn removed(&self, portal: &PortalKey, id: &MessageId) {
@@ -283,7 +309,7 @@ mod tests {
             inbox.put_removed(&portal(0), message(0));
         }
         assert_eq!(held(), REMOVED);
-        assert_eq!(inbox.first_removed(&portal(0)), Some(message(0)), "none had to go");
+        assert_eq!(inbox.first_removed(&portal(0)), Some((message(0), None)), "none had to go");
         let lanes = ALL_REMOVED / REMOVED;
         for lane in 1..=lanes {
             for n in 0..REMOVED {
@@ -295,11 +321,71 @@ mod tests {
         assert_eq!(inbox.take_stale(&portal(lanes)), None, "what is known goes first");
         inbox.removed(&portal(1), &message(0));
         inbox.put_removed(&portal(lanes), message(0));
-        assert_eq!(inbox.first_removed(&portal(lanes)), Some(message(0)));
+        assert_eq!(inbox.first_removed(&portal(lanes)), Some((message(0), None)));
         for lane in 0..=lanes {
             inbox.forget(&portal(lane));
         }
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn what_changed_is_kept_or_looked_for_when_it_finds_no_room() {
+        let portal = PortalKey::new(
+            owned_user_id!("@alice:hs"),
+            "5f000000000000000000b001".parse().expect("a room's id"),
+        );
+        let id = |n: usize| format!("5f00000000000000000{n:05x}");
+        let message = |n: usize, text: &str, v: u64, edited: bool| {
+            let sent = "2020-01-01T00:00:00.000Z";
+            let mut json = json!({"id": id(n), "text": text, "sent": sent, "v": v});
+            if edited {
+                json["editedAt"] = "2020-01-01T00:05:00.000Z".into();
+            }
+            Arc::new(from_value::<Message>(json).expect("a message"))
+        };
+        let full = || {
+            let inbox = Inbox::default();
+            for n in 0..QUEUE {
+                inbox.put(&portal, message(n, "hi", 1, false));
+            }
+            inbox
+        };
+        let look = |inbox: &Inbox| {
+            while let Some((place, shown)) = inbox.first(&portal) {
+                inbox.remove(&portal, &place, &shown);
+            }
+            inbox.take_stale(&portal)
+        };
+        let taken_back =
+            |inbox: &Inbox| inbox.first_removed(&portal).map(|(id, v)| (id.as_str().to_owned(), v));
+        for (name, n, text, edited, looks, takes_back) in [
+            ("new", QUEUE, "hi", false, Look::On, None),
+            ("edited", QUEUE, "ho", true, Look::Back, None),
+            ("emptied", QUEUE, "", false, Look::On, Some((id(QUEUE), Some(2)))),
+            ("emptied by an edit", QUEUE, "", true, Look::Back, Some((id(QUEUE), Some(2)))),
+        ] {
+            let inbox = full();
+            inbox.put(&portal, message(n, text, 2, edited));
+            assert_eq!(look(&inbox), Some(looks), "row: {name}");
+            assert_eq!(taken_back(&inbox), takes_back, "row: {name}");
+            // The same once the room is known to hold more.
+            let inbox = full();
+            inbox.put(&portal, message(QUEUE + 1, "hi", 1, false));
+            inbox.put(&portal, message(n, text, 2, edited));
+            assert_eq!(look(&inbox), Some(looks), "row: {name}, later");
+            assert_eq!(taken_back(&inbox), takes_back, "row: {name}, later");
+        }
+
+        let inbox = full();
+        inbox.put(&portal, message(QUEUE, "", 3, true));
+        inbox.put(&portal, message(QUEUE, "hi", 2, false));
+        assert_eq!(taken_back(&inbox), Some((id(QUEUE), Some(3))), "that was before");
+        inbox.put(&portal, message(QUEUE, "ho", 4, true));
+        assert_eq!(taken_back(&inbox), None, "it has words again");
+        inbox.put(&portal, message(QUEUE, "", 5, true));
+        inbox.put_removed(&portal, id(QUEUE).parse().expect("an id"));
+        inbox.put(&portal, message(QUEUE, "", 6, false));
+        assert_eq!(taken_back(&inbox), Some((id(QUEUE), None)), "it is gone for good");
     }
 
     #[test]
