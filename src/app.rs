@@ -830,7 +830,7 @@ mod tests {
         let keep = Duration::from_secs(30 * 24 * 3600);
         //  the day of the last message on Gitter, if any; the day by the clock; which of days 60 and 80 are known then, and
         //  until when nothing is read from the rooms once more
-        let rows: [(&str, Option<u64>, u64, [bool; 2], u64); 4] = [
+        let rows = [
             ("both clocks agree", Some(100), 100, [false, true], 71),
             ("the clock is ahead", Some(100), 4000, [false, true], 71),
             ("the clock is behind", Some(4000), 100, [false, true], 71),

@@ -41,7 +41,7 @@ pub struct Inbox(Mutex<Lanes>);
 
 #[derive(Debug, Default)]
 struct Lanes {
-    lanes: BTreeMap<PortalKey, Waiting>,
+    each: BTreeMap<PortalKey, Waiting>,
     /// Messages in all of them.
     messages: usize,
     /// Deletions in all of them.
@@ -103,8 +103,8 @@ impl Waiting {
 impl Inbox {
     pub(super) fn with<R>(&self, portal: &PortalKey, f: impl FnOnce(&mut Waiting) -> R) -> R {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lanes { lanes, messages, removed } = &mut *inner;
-        let waiting = lanes.entry(portal.clone()).or_default();
+        let Lanes { each, messages, removed } = &mut *inner;
+        let waiting = each.entry(portal.clone()).or_default();
         waiting.most = if *messages >= ALL { 1 } else { QUEUE };
         *messages -= waiting.queue.len();
         *removed -= waiting.removed.len();
@@ -248,7 +248,7 @@ impl Inbox {
 
     pub(super) fn forget(&self, portal: &PortalKey) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gone) = inner.lanes.remove(portal) {
+        if let Some(gone) = inner.each.remove(portal) {
             inner.messages -= gone.queue.len();
             inner.removed -= gone.removed.len();
         }
