@@ -27,14 +27,19 @@ use std::{sync::Arc, time::Duration};
 use reconcile::{
     breaker::{Side, Sides},
     driver::Driver,
-    model::PortalKey,
+    model::{MessageId, PortalKey},
     queue::Class,
     turns::Turns,
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    clock::Clocks, db::Db, gitter::Speaker, matrix::Homeserver, metrics::Metrics, settings::Replies,
+    clock::Clocks,
+    db::Db,
+    gitter::{Message, Speaker},
+    matrix::Homeserver,
+    metrics::Metrics,
+    settings::Replies,
 };
 
 /// Messages on their way to the homeserver at a time, of all accounts.
@@ -227,6 +232,17 @@ pub fn txn_id(parts: &[&str]) -> String {
     }
     let hash = hash.finalize();
     hash[..16].iter().fold(String::from("g"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Where paging goes on behind a page of at most `limit` messages that came after `from`; none when there is nothing behind it.
+///
+/// Pages are in order of sending, and end by the id; but ids of one second are in no order. So it goes on with the last second from
+/// its beginning, unless the page holds nothing else, or everything.
+fn onward(from: &MessageId, page: &[Message], limit: usize) -> Option<MessageId> {
+    let end = page.last().and_then(|message| message.id.parse::<MessageId>().ok());
+    let end = end.filter(|end| end > from)?;
+    let second = MessageId::first_of(end.made());
+    Some(if page.len() >= limit && second > *from { second } else { end })
 }
 
 #[cfg(test)]

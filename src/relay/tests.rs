@@ -35,6 +35,7 @@ mod amended;
 mod calls;
 mod cut_off;
 mod deleted;
+mod elsewhere;
 mod emptied;
 mod refused;
 mod restored;

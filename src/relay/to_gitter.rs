@@ -13,7 +13,7 @@ use reconcile::{
 };
 use store::{StoreError, WriteTxn};
 
-use super::{Relay, Turn, confirm, echo, fate};
+use super::{Relay, Turn, confirm, echo, fate, onward};
 use crate::{
     gitter::{Caller, GitterError, Message, NewMessage, PATIENCE, Page},
     metrics::{Direction, MessageOutcome},
@@ -238,7 +238,7 @@ impl Relay {
                 }
                 page => page.map_err(Failed::Unsure)?,
             };
-            let last = page.last().and_then(|message| message.id.parse().ok());
+            let next = onward(&from, &page, LOOKED_AT);
             let (key, own, text) = (portal.clone(), caller.own.clone(), text.to_owned());
             let found = self.0.db.look(move |t| {
                 let known = |message: &Message| match message.id.parse() {
@@ -248,8 +248,8 @@ impl Relay {
                 };
                 Ok(echo::find(&page, &own, &text, &known).and_then(|m| m.id.parse().ok()))
             });
-            match (found.await?, last) {
-                (None, Some(last)) if last > from => from = last,
+            match (found.await?, next) {
+                (None, Some(next)) => from = next,
                 (found, _) => return Ok(found),
             }
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The store is a backup put in place, and what Alice says here waited to be sent when it was made.
-async fn waits_since_before(fixture: &Fixture, texts: &[&str]) {
+pub(super) async fn waits_since_before(fixture: &Fixture, texts: &[&str]) {
     let now = fixture.relay.0.bridge.clock.now();
     let taken = Millis(now.0 - 10_000);
     for (n, text) in texts.iter().enumerate() {
@@ -22,7 +22,7 @@ async fn waits_since_before(fixture: &Fixture, texts: &[&str]) {
     fixture.db.change(move |t| t.put_relearn(&key, Some(taken))).await.expect("written");
 }
 
-async fn waiting(fixture: &Fixture) -> Vec<String> {
+pub(super) async fn waiting(fixture: &Fixture) -> Vec<String> {
     let key = fixture.key.clone();
     let rows = fixture.db.look(move |t| t.outgoing(&key, 10)).await.expect("readable");
     rows.into_iter().map(|(_, row)| row.event.to_string()).collect()

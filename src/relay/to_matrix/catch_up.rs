@@ -15,7 +15,7 @@ use crate::{
     bot::answer,
     gitter::{Caller, MAX_SKIP, Message, Page},
     matrix::{As, MatrixError},
-    relay::txn_id,
+    relay::{onward, txn_id},
     telemetry::Chain,
 };
 
@@ -85,12 +85,15 @@ impl Relay {
         // Between the cursor and the newest page there may be any number of pages; what they hold goes first.
         while from < oldest {
             let page = caller.account.messages(room, Page::After(from.as_str(), PAGE)).await?;
-            let Some(end) = id_of(page.last()).filter(|end| *end > from) else { break };
-            let range = (std::mem::replace(&mut from, end.clone()), Some(end));
+            let Some(next) = onward(&from, &page, PAGE) else { break };
+            // All of the page stays in the queue: else nothing of it might, and the next look would be the same.
+            let last = page.iter().filter_map(|message| id_of(Some(message))).max();
+            let range = (std::mem::replace(&mut from, next.clone()), Some(next));
             self.queue_deleted(lane, caller, range, &page, &mut gone).await?;
             missing += self.queue_missing(lane, &cursor, page).await?;
             if missing >= PAGE {
-                self.0.inbox.cut(&lane.key, &from, from < cursor.last);
+                let last = last.unwrap_or_else(|| from.clone());
+                self.0.inbox.cut(&lane.key, &last, from < cursor.last);
                 return Ok(());
             }
         }
@@ -185,8 +188,8 @@ impl Relay {
         while from < gap.since {
             let page = Page::After(from.as_str(), PAGE);
             let page = caller.account.messages(lane.key.room.as_str(), page).await?;
-            let Some(end) = id_of(page.last()).filter(|end| *end > from) else { break };
-            let range = (std::mem::replace(&mut from, end.clone()), Some(end));
+            let Some(next) = onward(&from, &page, PAGE) else { break };
+            let range = (std::mem::replace(&mut from, next.clone()), Some(next));
             self.queue_deleted(lane, caller, range, &page, gone).await?;
             self.queue_missing(lane, cursor, page).await?;
         }
@@ -235,7 +238,8 @@ impl Relay {
         if self.0.choices.history > 0 {
             let room = lane.key.room.as_str();
             let page = caller.account.messages(room, Page::Newest(self.0.choices.history)).await?;
-            let first = page.first().and_then(|message| message.id.parse::<MessageId>().ok());
+            // Ids of one second are in no order: not the first one's.
+            let first = page.iter().filter_map(|message| id_of(Some(message))).min();
             // What came since the asking is shown in any case, however much it is. When nothing was said yet, everything is: by
             // a clock that is ahead the next hour's messages would be old.
             let first =

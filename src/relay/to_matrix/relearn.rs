@@ -27,6 +27,7 @@ use crate::{
     relay::{
         echo,
         fate::{self, STATUS},
+        onward,
         to_gitter::amend::{LATE, newest},
     },
     settings::LONGEST_MEDIA_LINK,
@@ -243,17 +244,19 @@ impl Relay {
         first: Millis,
     ) -> Result<Vec<Found>, Failed> {
         let mut from = MessageId::first_of(Millis(first.0.saturating_sub(SKEW_MS)));
-        let mut found = Vec::new();
+        let (mut found, mut known) = (Vec::<Found>::new(), BTreeSet::new());
         for _ in 0..PAGES {
             let after = Page::After(from.as_str(), usize::from(PAGE));
             let page = caller.account.messages(lane.key.room.as_str(), after).await?;
-            let last = page.last().and_then(|message| message.id.parse::<MessageId>().ok());
+            let next = onward(&from, &page, usize::from(PAGE));
             let own = page.into_iter().filter(|message| {
                 message.from_user.as_ref().is_some_and(|user| user.id == caller.own)
             });
-            found.extend(own.filter_map(Found::of));
-            match last.filter(|last| *last > from) {
-                Some(last) => from = last,
+            // Pages overlap.
+            let own = own.filter_map(Found::of).filter(|own| known.insert(own.id.clone()));
+            found.extend(own);
+            match next {
+                Some(next) => from = next,
                 None => break,
             }
         }

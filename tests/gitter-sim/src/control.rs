@@ -100,7 +100,7 @@ fn perform(state: &mut State, act: &str, body: &Value) -> Outcome<Value> {
                 text: text("text"),
                 status: body["status"].as_bool(),
                 parent: body["parent"].as_str().map(str::to_owned),
-                virtual_user: None,
+                ..NewMessage::default()
             };
             return Ok(json!({"id": state.post(&room?, &user?, new)?.id}));
         }

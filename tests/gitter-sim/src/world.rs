@@ -296,6 +296,13 @@ impl World {
         self.post_new(user, room, NewMessage { text: text.into(), ..NewMessage::default() })
     }
 
+    /// Posts through another of Gitter's processes: ids of one second are in no order among those, and this one is below all
+    /// that [`World::post`] makes in its second.
+    pub fn post_elsewhere(&self, user: &str, room: &str, text: &str) -> String {
+        let new = NewMessage { text: text.into(), elsewhere: true, ..NewMessage::default() };
+        self.post_new(user, room, new)
+    }
+
     /// Posts as `/me` does it: with the status flag and `@username` in front.
     pub fn post_as_status(&self, user: &str, room: &str, text: &str) -> String {
         let name = {

@@ -71,6 +71,7 @@ fn post(state: &mut State, req: &Req, room: &str, caller: &Caller<'_>) -> Outcom
         status: req.body.get("status").and_then(Value::as_bool),
         parent: req.body.get("parentId").filter(|p| !p.is_null()).map(js_text),
         virtual_user: req.body.get("virtualUser").cloned(),
+        elsewhere: false,
     };
     if let Some(virtual_user) = &new.virtual_user {
         let approved = state.clients.get(caller.client).is_some_and(|c| c.bridge);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::State;
-use crate::ids::{is_object_id, time_of};
+use crate::ids::{is_object_id, time_of, without_machine};
 use crate::markdown;
 use crate::model::{Message, Outcome, Room};
 
@@ -21,6 +21,8 @@ pub(crate) struct NewMessage {
     pub(crate) status: Option<bool>,
     pub(crate) parent: Option<String>,
     pub(crate) virtual_user: Option<Value>,
+    /// Made by another of Gitter's processes: its id is below all others of its second.
+    pub(crate) elsewhere: bool,
 }
 
 /// What part of the history is wanted, as the query says it.
@@ -49,6 +51,9 @@ impl State {
             return Err(400);
         }
         let mut message = self.render(room, from, &new.text)?;
+        if new.elsewhere {
+            message.id = without_machine(&message.id);
+        }
         message.status = new.status;
         message.parent.clone_from(&new.parent);
         message.virtual_user = new.virtual_user;
@@ -288,4 +293,35 @@ fn around_id<'a>(
         found.push(target);
     }
     (found, Some(id.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ids::time_of;
+    use crate::{RoomSpec, SimConfig, World};
+
+    use super::*;
+
+    #[test]
+    fn pages_are_in_order_of_sending_and_reach_as_far_as_ids_tell() {
+        let frozen_clock_ms = Some(1_608_249_584_123);
+        let world = World::new(SimConfig { frozen_clock_ms, ..SimConfig::default() });
+        world.add_user("bob", "Bob B.");
+        let room = world.add_room(RoomSpec::public("acme/rockets"));
+        let first = world.post("bob", &room, "first");
+        let second = world.post_elsewhere("bob", &room, "second");
+        let third = world.post_elsewhere("bob", &room, "third");
+        assert!(second < third && third < first, "{first} {second} {third}");
+        assert_eq!(time_of(&second), time_of(&first));
+        let state = world.lock();
+        let after = |marker: &str| {
+            let after = Some(marker.to_owned());
+            let wanted = Page { limit: 2, after, threads: true, ..Page::default() };
+            let (found, _) = page(&state.rooms[&room], &wanted).expect("a page");
+            found.into_iter().map(|message| message.id.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(after(&format!("{}{:016}", &first[..8], 0)), [first.clone(), second.clone()]);
+        assert_eq!(after(&first), [""; 0]);
+        assert_eq!(after(&second), [first, third]);
+    }
 }
