@@ -92,9 +92,9 @@ async fn call_bridge(world: &World) -> Said {
     }
 }
 
-async fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+/// One that no other test of this process has, either.
+fn free_port() -> u16 {
+    harness::free_port().expect("a free port")
 }
 
 /// Starts the world and a websocket; returns settings that fit them, and a folder for files.
@@ -118,8 +118,8 @@ async fn settle(world: World, changes: &[&str]) -> (Settings, tempfile::TempDir)
         format!("gitter_api_url: http://{at}/v1"),
         format!("gitter_oauth_url: http://{at}/login/oauth"),
         format!("gitter_faye_url: ws://{faye}/bayeux"),
-        format!("matrix_appservice_port: {}", free_port().await),
-        format!("gitter_login_port: {}", free_port().await),
+        format!("matrix_appservice_port: {}", free_port()),
+        format!("gitter_login_port: {}", free_port()),
         format!("database_path: {}", folder.path().join("database.redb").display()),
     ];
     all.extend(changes.iter().map(|change| (*change).to_owned()));
@@ -212,7 +212,7 @@ async fn every_failure_has_its_line_and_its_fix() {
 
 #[tokio::test]
 async fn what_does_not_answer_names_the_key() {
-    let dead = free_port().await;
+    let dead = free_port();
     let lines = live_lines(
         World::default(),
         &[
