@@ -269,7 +269,7 @@ fn open_store(settings: &Settings) -> anyhow::Result<Db> {
     let options = Options { window: settings.store_commit_window, ..Options::default() };
     let path = &settings.database_path;
     let backups = Backups::of(settings);
-    if store::holds_nothing(path)? && backups.list().is_ok_and(|list| !list.is_empty()) {
+    if backups.list().is_ok_and(|list| !list.is_empty()) && store::holds_nothing(path)? {
         // Without any backup it is a first start, or one that was cut off. With them a new database would, in time, replace them.
         let what = if path.exists() { "is empty" } else { "is missing" };
         let (path, out, folder) = (path.display(), backups.way_out(), backups.folder().display());

@@ -4,7 +4,10 @@ use std::{panic::resume_unwind, sync::Arc};
 
 use reconcile::port::{Rows, State, TableError, Tables};
 use store::{ReadTxn, Store, StoreError, WriteTxn};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinError,
+};
 
 /// Reads at a time, each on a thread of its own.
 const READS: usize = 32;
@@ -57,10 +60,7 @@ impl Db {
             store.read(f)
         })
         .await;
-        read.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(error) => Err(StoreError::given_up(error)),
-        })
+        ended(read)
     }
 
     /// Writes in one transaction, shared with whoever writes at the same time; returns when it is on disk. When this future is
@@ -90,6 +90,14 @@ impl Db {
             Err(error) => Err(StoreError::given_up(error)),
         }
     }
+}
+
+/// How a task that works with the store ended; if it panicked, so does whoever waited for it.
+pub(crate) fn ended<R>(task: Result<Result<R, StoreError>, JoinError>) -> Result<R, StoreError> {
+    task.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(error) => Err(StoreError::given_up(error)),
+    })
 }
 
 impl State for Db {

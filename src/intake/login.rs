@@ -1,6 +1,6 @@
 //! A finished login: credentials and desired state, in one write.
 
-use std::{panic::resume_unwind, sync::Arc};
+use std::sync::Arc;
 
 use reconcile::{
     driver::Key,
@@ -14,6 +14,7 @@ use store::StoreError;
 
 use super::command::{drop_outbox, outboxes_of};
 use crate::{
+    db,
     gitter::GitterError,
     relay::{Bridge, Relay},
     web::{BoxError, LoggedIn, Login, LoginError},
@@ -112,11 +113,8 @@ impl Login for Logins {
         // A task of its own: the write goes on when the browser hangs up, and the loops must hear of it all the same.
         let (logins, account, saved) = (self.clone(), user.to_owned(), person.clone());
         let kept = tokio::spawn(async move { logins.keep(account, saved, token).await }).await;
-        let kept = kept.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(error) => Err(StoreError::given_up(error)),
-        });
-        let (previous, shared) = kept.map_err(|error| LoginError::Internal(error.into()))?;
+        let (previous, shared) =
+            db::ended(kept).map_err(|error| LoginError::Internal(error.into()))?;
         Ok(LoggedIn { username: person.username, name: person.display_name, previous, shared })
     }
 }

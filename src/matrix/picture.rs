@@ -157,10 +157,14 @@ impl Pictures {
         name: &str,
         largest: usize,
     ) -> Result<String, StoreError> {
-        let url = Url::parse(address);
-        let host = url.as_ref().ok().and_then(Url::host_str).unwrap_or_default().to_owned();
-        let _turn = self.turns.take(host, Class::Soon).await;
-        let got = tokio::time::timeout(MESSAGE_PATIENCE, self.shown(url, name, largest)).await;
+        let got = match Url::parse(address) {
+            Ok(url) => {
+                let host = url.host_str().unwrap_or_default().to_owned();
+                let _turn = self.turns.take(host, Class::Soon).await;
+                tokio::time::timeout(MESSAGE_PATIENCE, self.shown(&url, name, largest)).await
+            }
+            Err(_) => Ok(Err(PictureError::Kind)),
+        };
         let row = match got {
             Ok(Ok(uploaded)) => serde_json::to_string(&uploaded).unwrap_or_default(),
             Ok(Err(error)) => {
@@ -181,14 +185,8 @@ impl Pictures {
         Ok(row)
     }
 
-    async fn shown(
-        &self,
-        url: Result<Url, url::ParseError>,
-        name: &str,
-        largest: usize,
-    ) -> Result<Uploaded, PictureError> {
-        let url = url.map_err(|_| PictureError::Kind)?;
-        let bytes = self.guarded.fetch(&url, largest).await?;
+    async fn shown(&self, url: &Url, name: &str, largest: usize) -> Result<Uploaded, PictureError> {
+        let bytes = self.guarded.fetch(url, largest).await?;
         let raster = raster::sniff(&bytes).ok_or(PictureError::Kind)?;
         let size = bytes.len();
         let mxc = self.client.upload(bytes, raster.kind, name).await?;

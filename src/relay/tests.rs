@@ -261,6 +261,19 @@ impl Fixture {
         found.unwrap_or_else(|_| panic!("waited in vain for {what}"))
     }
 
+    /// Puts words of the bot down; nobody is told that they are there.
+    async fn put_words(&self, to: &Target, body: &str) {
+        let say = Say::Text { body: body.to_owned(), html: body.to_owned() };
+        let notice = Notice { to: to.clone(), say, at: Millis(1) };
+        self.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+    }
+
+    /// Says all words that wait.
+    async fn say_all(&self) {
+        self.relay.poke_waiting().await.expect("readable");
+        self.until("nothing left", |t| Ok(t.notices_waiting()?.is_empty().then_some(()))).await;
+    }
+
     /// What waits for alice's control room, as text.
     async fn told(&self) -> Vec<String> {
         let mut told = Vec::new();
@@ -438,10 +451,8 @@ async fn words_for_a_portal_the_bot_is_not_in_any_more_are_said_in_the_control_r
     let fixture = Fixture::new().await;
     fixture.refuse("PUT", "portal.*/send/", 403, "M_FORBIDDEN").await;
     fixture.agreeable().await;
-    let say = Say::Text { body: "oh".to_owned(), html: "oh".to_owned() };
     let to = Target::Room(portal_room());
-    let notice = Notice { to: to.clone(), say, at: Millis(1) };
-    fixture.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+    fixture.put_words(&to, "oh").await;
     fixture.relay.poke_words(to);
     let to = Target::Account(alice());
     fixture.until("the words", move |t| t.first_notice(&to)).await;
@@ -461,12 +472,9 @@ async fn words_the_homeserver_will_never_take_hold_up_no_others() {
         .await;
     fixture.agreeable().await;
     for body in ["one", "two"] {
-        let say = Say::Text { body: body.to_owned(), html: body.to_owned() };
-        let notice = Notice { to: Target::Account(alice()), say, at: Millis(1) };
-        fixture.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+        fixture.put_words(&Target::Account(alice()), body).await;
     }
-    fixture.relay.poke_waiting().await.expect("readable");
-    fixture.until("nothing left", |t| Ok(t.notices_waiting()?.is_empty().then_some(()))).await;
+    fixture.say_all().await;
     assert_eq!(fixture.sent_to(&control_room()).await, ["one", "two"]);
 }
 
@@ -616,9 +624,7 @@ async fn too_many_transactions_at_once_wait_for_their_turn() {
     for taken in taken {
         assert!(taken.await.expect("no panic"), "each is answered in the end, with success");
     }
-    let key = fixture.key.clone();
-    let all = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
-    fixture.until("everything on its way", all).await;
+    until_nothing_waits(&fixture).await;
 }
 
 /// Further portals of alice, each for a room of its own.
@@ -736,6 +742,25 @@ fn talk(fixture: &Fixture, count: usize) -> Vec<String> {
         world.post("bob", "acme/rockets", &format!("line {n}"))
     };
     (0..count).map(say).collect()
+}
+
+/// What is on Gitter in the portal's room.
+fn on_gitter(fixture: &Fixture) -> Vec<String> {
+    let said = fixture.sim.world().messages("acme/rockets").into_iter();
+    said.map(|message| message.text).collect()
+}
+
+async fn until_nothing_waits(fixture: &Fixture) {
+    let key = fixture.key.clone();
+    let none = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
+    fixture.until("an end of what waits", none).await;
+}
+
+/// The paths of all redactions.
+async fn redactions(fixture: &Fixture) -> Vec<String> {
+    let requests = fixture.home.received_requests().await.expect("recorded");
+    let all = requests.iter().filter(|request| request.url.path().contains("/redact/"));
+    all.map(|request| request.url.path().to_owned()).collect()
 }
 
 async fn until_linked(fixture: &Fixture, message: &str) -> Link {

@@ -36,22 +36,14 @@ async fn said(fixture: &Fixture, text: &str) -> Link {
     link
 }
 
-async fn until_done(fixture: &Fixture) {
-    let key = fixture.key.clone();
-    let done = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
-    fixture.until("everything on its way", done).await;
-}
-
-/// What is told in the portal of the fate of an event.
-async fn told(fixture: &Fixture) -> Fate {
+/// That what Alice said as `$2` failed is the first word in the portal: in which way.
+async fn failure(fixture: &Fixture) -> Failure {
     let to = Target::Room(portal_room());
     let notice = fixture.until("a word", move |t| t.first_notice(&to)).await.1;
     let Say::Fate(fate) = notice.say else { panic!("{notice:?}") };
-    fate
-}
-
-fn texts(fixture: &Fixture) -> Vec<String> {
-    fixture.sim.world().messages("acme/rockets").into_iter().map(|m| m.text).collect()
+    assert_eq!(fate.event, "$2:example.org");
+    let News::Failed(failure, _) = fate.news else { panic!("{fate:?}") };
+    failure
 }
 
 #[tokio::test]
@@ -62,14 +54,11 @@ async fn who_changes_what_was_deleted_on_gitter_is_told_and_its_deletion_is_foll
     // Nothing was heard of it yet.
     fixture.sim.world().delete("acme/rockets", link.message.as_str());
     fixture.take(edit(&fixture, "$2:example.org", "second")).await;
-    let fate = told(&fixture).await;
-    assert_eq!(fate.event, "$2:example.org");
-    assert!(matches!(fate.news, News::Failed(Failure::Unsupported, _)), "{fate:?}");
+    assert_eq!(failure(&fixture).await, Failure::Unsupported);
     until_gone(&fixture, &link.message).await;
-    let requests = fixture.home.received_requests().await.expect("recorded");
-    let redacted = requests.iter().filter(|r| r.url.path().contains("/redact/%241%3A"));
-    assert_eq!(redacted.count(), 1);
-    assert_eq!(texts(&fixture), [""; 0]);
+    let redacted = redactions(&fixture).await;
+    assert_eq!(redacted.iter().filter(|path| path.contains("/redact/%241%3A")).count(), 1);
+    assert_eq!(on_gitter(&fixture), [""; 0]);
 }
 
 #[tokio::test]
@@ -79,9 +68,7 @@ async fn who_changes_a_message_of_a_room_that_is_gone_is_told_so() {
     said(&fixture, "first").await;
     fixture.sim.world().delete_room("acme/rockets");
     fixture.take(edit(&fixture, "$2:example.org", "second")).await;
-    let fate = told(&fixture).await;
-    assert_eq!(fate.event, "$2:example.org");
-    assert!(matches!(fate.news, News::Failed(Failure::Gone, _)), "{fate:?}");
+    assert_eq!(failure(&fixture).await, Failure::Gone);
 }
 
 #[tokio::test]
@@ -104,8 +91,8 @@ async fn an_edit_deleted_while_it_waits_is_never_sent() {
     fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
     change_session(false).await;
     fixture.relay.poke_outward(fixture.key.clone());
-    until_done(&fixture).await;
-    assert_eq!(texts(&fixture), ["first"]);
+    until_nothing_waits(&fixture).await;
+    assert_eq!(on_gitter(&fixture), ["first"]);
     let failed =
         |notice: &Notice| matches!(&notice.say, Say::Fate(Fate { news: News::Failed(..), .. }));
     let to = Target::Room(portal_room());
@@ -124,12 +111,10 @@ async fn who_deletes_an_edit_is_told_that_gitter_keeps_it_whether_it_came_in_tim
             fixture.sim.world().fail_next(1, edits, Fault::Status(400));
         }
         fixture.take(edit(&fixture, "$2:example.org", "second")).await;
-        until_done(&fixture).await;
-        assert_eq!(texts(&fixture).len(), if late { 2 } else { 1 });
+        until_nothing_waits(&fixture).await;
+        assert_eq!(on_gitter(&fixture).len(), if late { 2 } else { 1 });
         fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
-        let fate = told(&fixture).await;
-        assert_eq!(fate.event, "$2:example.org", "late: {late}");
-        assert!(matches!(fate.news, News::Failed(Failure::Kept, _)), "late: {late}: {fate:?}");
+        assert_eq!(failure(&fixture).await, Failure::Kept, "late: {late}");
     }
 }
 
@@ -140,15 +125,15 @@ async fn who_deletes_what_is_changed_again_or_deleted_on_gitter_is_told_nothing(
     said(&fixture, "first").await;
     for (id, text) in [("$0:example.org", "one and a half"), ("$2:example.org", "second")] {
         fixture.take(edit(&fixture, id, text)).await;
-        until_done(&fixture).await;
-        assert_eq!(texts(&fixture), [text]);
+        until_nothing_waits(&fixture).await;
+        assert_eq!(on_gitter(&fixture), [text]);
     }
     fixture.take(deletion(&fixture, "$5:example.org", "$0:example.org")).await;
-    until_done(&fixture).await;
+    until_nothing_waits(&fixture).await;
     fixture.take(deletion(&fixture, "$3:example.org", "$1:example.org")).await;
     fixture.take(deletion(&fixture, "$4:example.org", "$2:example.org")).await;
-    until_done(&fixture).await;
-    assert_eq!(texts(&fixture), [""; 0]);
+    until_nothing_waits(&fixture).await;
+    assert_eq!(on_gitter(&fixture), [""; 0]);
     assert!(fixture.db.look(store::Txn::notices_waiting).await.expect("readable").is_empty());
 }
 
@@ -158,7 +143,7 @@ async fn who_deletes_an_edit_after_a_logout_is_told_that_gitter_keeps_it() {
     fixture.agreeable().await;
     said(&fixture, "first").await;
     fixture.take(edit(&fixture, "$2:example.org", "second")).await;
-    until_done(&fixture).await;
+    until_nothing_waits(&fixture).await;
     let out = fixture.db.change(|t| {
         let mut account = t.account(&alice())?.unwrap_or_default();
         account.session = Session::LoggedOut;
@@ -166,7 +151,5 @@ async fn who_deletes_an_edit_after_a_logout_is_told_that_gitter_keeps_it() {
     });
     out.await.expect("written");
     fixture.take(deletion(&fixture, "$3:example.org", "$2:example.org")).await;
-    let fate = told(&fixture).await;
-    assert_eq!(fate.event, "$2:example.org");
-    assert!(matches!(fate.news, News::Failed(Failure::Kept, _)), "{fate:?}");
+    assert_eq!(failure(&fixture).await, Failure::Kept);
 }

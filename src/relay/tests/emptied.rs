@@ -2,13 +2,6 @@
 
 use super::*;
 
-/// The paths of all redactions.
-async fn redactions(fixture: &Fixture) -> Vec<String> {
-    let requests = fixture.home.received_requests().await.expect("recorded");
-    let all = requests.iter().filter(|request| request.url.path().contains("/redact/"));
-    all.map(|request| request.url.path().to_owned()).collect()
-}
-
 #[tokio::test]
 async fn a_message_that_was_emptied_and_has_words_again_is_said_anew() {
     let fixture = Fixture::new().await;

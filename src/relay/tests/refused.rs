@@ -78,12 +78,9 @@ async fn words_refused_in_the_control_room_like_those_of_a_bot_outside_hold_up_n
     everybody_is(&fixture, "join").await;
     fixture.agreeable().await;
     for body in ["one", "two"] {
-        let say = Say::Text { body: body.to_owned(), html: body.to_owned() };
-        let notice = Notice { to: Target::Account(alice()), say, at: Millis(1) };
-        fixture.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+        fixture.put_words(&Target::Account(alice()), body).await;
     }
-    fixture.relay.poke_waiting().await.expect("readable");
-    fixture.until("nothing left", |t| Ok(t.notices_waiting()?.is_empty().then_some(()))).await;
+    fixture.say_all().await;
     assert_eq!(fixture.sent_to(&control_room()).await, ["one", "one", "two"]);
 }
 
@@ -94,9 +91,7 @@ async fn words_for_a_control_room_that_the_bot_is_out_of_wait() {
     everybody_is(&fixture, "leave").await;
     fixture.agreeable().await;
     let to = Target::Account(alice());
-    let say = Say::Text { body: "one".to_owned(), html: "one".to_owned() };
-    let notice = Notice { to: to.clone(), say, at: Millis(1) };
-    fixture.db.change(move |t| t.push_notice(&notice)).await.expect("written");
+    fixture.put_words(&to, "one").await;
     fixture.relay.poke_words(to.clone());
     let tried = async {
         while fixture.sent_to(&control_room()).await.len() < 2 {

@@ -28,17 +28,6 @@ pub(super) async fn waiting(fixture: &Fixture) -> Vec<String> {
     rows.into_iter().map(|(_, row)| row.event.to_string()).collect()
 }
 
-async fn until_nothing_waits(fixture: &Fixture) {
-    let key = fixture.key.clone();
-    let none = move |t: &ReadTxn| Ok((t.outgoing_count(&key)? == 0).then_some(()));
-    fixture.until("an end of what waits", none).await;
-}
-
-fn on_gitter(fixture: &Fixture) -> Vec<String> {
-    let said = fixture.sim.world().messages("acme/rockets").into_iter();
-    said.map(|message| message.text).collect()
-}
-
 #[tokio::test]
 async fn of_what_waits_in_a_closed_portal_its_sender_is_told_that_nobody_knows() {
     let fixture = Fixture::new().await;
