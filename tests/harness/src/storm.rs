@@ -73,6 +73,10 @@ pub struct Report {
     pub complaints: Vec<String>,
     /// From the end of the last torment until both sides agreed.
     pub converged: Duration,
+    /// From the end of the last torment until each step on the way there was done.
+    pub steps: Vec<(&'static str, Duration)>,
+    /// What both sides differed in after those, shortly before they agreed.
+    pub differed: Vec<String>,
 }
 
 impl Report {
@@ -168,13 +172,19 @@ impl Storm {
         let (mut report, ()) = tokio::try_join!(tormented, lived)?;
         gitter.clear_faults();
         let over = Instant::now();
+        let mut steps = Vec::new();
+        let mut done = |step| steps.push((step, over.elapsed()));
         life.kill_and_be_heard(&mut world.bridge).await?;
+        done("bridge heard again");
         life.come_to_rest().await?;
+        done("wishes come true");
         life.last_words("before a last kill").await?;
+        done("last words carried");
         life.kill_and_be_heard(&mut world.bridge).await?;
         life.last_words("after a last kill").await?;
-        life.agree(&eyes, &mut report).await?;
-        report.converged = over.elapsed();
+        done("words carried after a last kill");
+        report.differed = life.agree(&eyes, &mut report).await?;
+        (report.converged, report.steps) = (over.elapsed(), steps);
         if self.recovery && report.is_clean() {
             life.older_database(world).await?;
             *report.torments.entry("older database put in place").or_default() += 1;

@@ -71,6 +71,12 @@ async fn run() -> Result<bool> {
             println!("  WRONG: {complaint}");
         }
         println!("  both sides agree {:.1} s after the last hurt", report.converged.as_secs_f64());
+        for (step, took) in &report.steps {
+            println!("    {step} after {:.1} s", took.as_secs_f64());
+        }
+        for difference in &report.differed {
+            println!("    then missing: {difference}");
+        }
         converged.push(report.converged);
         add(&mut total, report);
     }

@@ -48,10 +48,11 @@ fn in_order_without(there: &[&str], said: &[&str], late: &[&str]) -> bool {
 }
 
 impl Report {
-    fn clear(&mut self) {
+    /// As before a comparison; returns what the last one found.
+    fn clear(&mut self) -> Vec<String> {
         (self.lost, self.doubled, self.disordered, self.rooms_doubled) = (0, 0, 0, 0);
         self.kept_back = 0;
-        self.complaints.clear();
+        std::mem::take(&mut self.complaints)
     }
 
     fn differ(&mut self, what: &str, there: &[&str], wanted: &[&str], difference: &Difference) {
@@ -69,8 +70,9 @@ impl Report {
 }
 
 impl Life<'_> {
-    /// Compares both sides until they agree, or patience is over; what they then differ in is in the report.
-    pub(super) async fn agree(&self, eyes: &BotEyes, report: &mut Report) -> Result<()> {
+    /// Compares both sides until they agree, or patience is over; what they then differ in is in the report. Returns what they
+    /// differed in when they were compared before that.
+    pub(super) async fn agree(&self, eyes: &BotEyes, report: &mut Report) -> Result<Vec<String>> {
         report.written = (
             self.said.values().map(Vec::len).sum(),
             STEADY.iter().chain(&MOVING).map(|room| self.gitter.messages(room).len()).sum(),
@@ -80,7 +82,7 @@ impl Life<'_> {
         let mut pace = interval(std::time::Duration::from_millis(200));
         loop {
             pace.tick().await;
-            report.clear();
+            let differed = report.clear();
             for room in STEADY.into_iter().chain(MOVING) {
                 let texts: Vec<_> =
                     self.gitter.messages(room).into_iter().map(|m| m.text).collect();
@@ -92,7 +94,7 @@ impl Life<'_> {
             }
             self.compare_rooms(eyes, report).await?;
             if report.is_clean() || Instant::now() > deadline {
-                return Ok(());
+                return Ok(differed);
             }
         }
     }
