@@ -450,12 +450,16 @@ mod tests {
         let (making, stop) = (Arc::<Mutex<()>>::default(), CancellationToken::new());
         let (on, one_at_a_time) = (backups.clone(), making.clone());
         tokio::spawn(on_schedule(db, on, one_at_a_time, Metrics::new(), stop.clone()));
-        let next = async || loop {
-            let all = backups.list().expect("listed");
-            if let Some((_, path)) = all.into_iter().find(|(at, _)| *at <= now()) {
-                break path;
+        let next = async || {
+            let began = tokio::time::Instant::now();
+            loop {
+                let all = backups.list().expect("listed");
+                if let Some((_, path)) = all.into_iter().find(|(at, _)| *at <= now()) {
+                    break path;
+                }
+                assert!(began.elapsed() < 2 * backups.interval, "none is made");
+                tokio::time::sleep(Duration::from_secs(30)).await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
         };
         let began = tokio::time::Instant::now();
         fs::remove_file(next().await).expect("removed");
