@@ -54,13 +54,22 @@ fn reasons() -> impl Strategy<Value = Reason> {
 }
 
 fn wishes() -> impl Strategy<Value = Wish<bool>> {
-    let values = (any::<bool>(), any::<Option<bool>>(), 1..9_u64, 0..1000_u64, reasons());
-    values.prop_map(|(desired, last, generation, at, reason)| Wish {
+    let values = (
+        any::<bool>(),
+        any::<Option<bool>>(),
+        1..9_u64,
+        0..1000_u64,
+        reasons(),
+        any::<[bool; 2]>(),
+    );
+    values.prop_map(|(desired, last, generation, at, reason, [tried, overtakes])| Wish {
         desired,
         last,
         generation,
         at: Millis(at),
         reason,
+        tried,
+        overtakes,
     })
 }
 
@@ -376,8 +385,44 @@ fn orders() -> impl Strategy<Value = Vec<usize>> {
     collection::vec(0..1000_usize, 1..8)
 }
 
+/// What becomes of a wish: a word, a call that is begun for it, and what is seen.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Asked(bool),
+    Tried,
+    Seen(bool),
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    let seen = any::<bool>().prop_map(Fate::Seen);
+    prop_oneof![3 => any::<bool>().prop_map(Fate::Asked), 2 => Just(Fate::Tried), 1 => seen]
+}
+
 proptest! {
     #![proptest_config(cases(2000))]
+
+    #[test]
+    fn a_wish_knows_of_a_call_for_the_contrary_that_may_still_land(
+        start in any::<bool>(),
+        fates in collection::vec(fates(), 1..12),
+    ) {
+        let mut wish = Wish::found(start, Reason::Login, Millis(0));
+        let (mut begun, mut ever) = ([false; 2], false);
+        for fate in fates {
+            match fate {
+                Fate::Asked(desired) => drop(wish.ask(desired, Reason::Asked, Millis(0))),
+                Fate::Tried if wish.pending() => {
+                    (wish.tried, begun[usize::from(wish.desired)], ever) = (true, true, true);
+                }
+                Fate::Tried => {}
+                Fate::Seen(now) => (wish.last, begun) = (Some(now), [false; 2]),
+            }
+            if wish.last.is_none() {
+                prop_assert!(wish.overtakes || !begun[usize::from(!wish.desired)], "{wish:?}");
+                prop_assert!(ever || !wish.overtakes, "{wish:?}");
+            }
+        }
+    }
 
     #[test]
     fn plans_applied_in_any_order_converge(mut world in worlds(), order in orders()) {

@@ -175,7 +175,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let mut longest = Duration::ZERO;
         for (room, portal) in portals.iter().filter(|(_, portal)| portal.member.last.is_none()) {
             let key = PortalKey::new(user.to_owned(), room.clone());
-            let left = self.landing(&key, portal.member.desired);
+            let left = self.landing(&key, &portal.member);
             if !left.is_zero() {
                 plan.doubt(room);
                 longest = longest.max(left);
@@ -228,9 +228,16 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let mut failed = None;
         for (room, action) in act {
             let id = PortalKey::new(user.to_owned(), room.clone());
-            let row = self.state.read(move |t| t.portal(&id)).await?;
             let join = action == MemberAction::Join;
-            if !row.is_some_and(|row| row.member.pending() && row.member.desired == join) {
+            let wanted = self.state.write(move |t| {
+                let Some(mut row) = t.portal(&id)? else { return Ok(false) };
+                let wanted = row.member.pending() && row.member.desired == join;
+                if wanted && !std::mem::replace(&mut row.member.tried, true) {
+                    t.put_portal(&id, &row)?;
+                }
+                Ok(wanted)
+            });
+            if !wanted.await? {
                 continue;
             }
             let result = match action {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Driver, lock};
 use crate::{
-    model::{Millis, Moment, PortalKey},
+    model::{Millis, Moment, PortalKey, Wish},
     port::{ActionError, Clock, Gitter, Matrix, State},
 };
 
@@ -72,11 +72,13 @@ impl<M: Matrix, G: Gitter, S: State, C: Clock> Driver<M, G, S, C> {
         failed.map_or(Duration::ZERO, |at| LANDS.saturating_sub(at.elapsed()))
     }
 
-    /// For how long a call that moves the account away from what is `desired` now may still land: one of this run, or any of the
-    /// run before.
-    pub(super) fn landing(&self, key: &PortalKey, desired: bool) -> Duration {
-        let late = if desired { Late::Out } else { Late::In };
-        LANDS.saturating_sub(self.began.elapsed()).max(self.unanswered(key, late))
+    /// For how long a call that moves the account away from what is wished now may still land: one of this run, or of the run before
+    /// if the row tells of one.
+    pub(super) fn landing(&self, key: &PortalKey, wish: &Wish<bool>) -> Duration {
+        let late = if wish.desired { Late::Out } else { Late::In };
+        let before = LANDS.saturating_sub(self.began.elapsed());
+        let before = if wish.overtakes { before } else { Duration::ZERO };
+        before.max(self.unanswered(key, late))
     }
 
     /// The time since a call was begun or given up, perhaps by a run before this one; never more, whatever the clock on the wall

@@ -48,7 +48,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             None => Seen::Unknown,
         };
         let now = self.clock.now();
-        let landing = self.landing(key, facts.portal.open.desired);
+        let landing = self.landing(key, &facts.portal.open);
         let view = PortalView {
             portal: &facts.portal,
             shows: facts.shows.as_ref(),
@@ -202,14 +202,14 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         for action in actions {
             // The wait for a turn may be long: it comes before the look, not between the look and the call.
             self.limiter.take().await;
-            if !self.still_planned(key, &facts.portal).await? {
-                return failed.map_or(Ok(false), Err);
-            }
             let late = match action {
                 RoomAction::Invite(_) => Some(Late::In),
                 RoomAction::RemoveAccount(_) => Some(Late::Out),
                 _ => None,
             };
+            if !self.still_planned(key, &facts.portal, late == Some(Late::In)).await? {
+                return failed.map_or(Ok(false), Err);
+            }
             if let Err(error) = self.act_one(key, facts, action).await {
                 if let Some(late) = late {
                     self.may_land(key, late, &error);
@@ -220,14 +220,27 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         failed.map_or(Ok(true), Err)
     }
 
-    /// Whether nobody has said a newer word since the plan was made, so that what it says is still wanted.
-    async fn still_planned(&self, key: &PortalKey, seen: &Portal) -> Result<bool, ActionError> {
+    /// Whether nobody has said a newer word since the plan was made, so that what it says is still wanted. If so, and if the account
+    /// is invited now, that is noted.
+    async fn still_planned(
+        &self,
+        key: &PortalKey,
+        seen: &Portal,
+        invites: bool,
+    ) -> Result<bool, ActionError> {
         let (id, generation, place) = (key.clone(), seen.open.generation, seen.place.clone());
-        let same = self.state.read(move |t| {
-            let portal = t.portal(&id)?;
-            Ok(portal.is_some_and(|p| p.open.generation == generation && p.place == place))
+        let same = move |p: &Portal| p.open.generation == generation && p.place == place;
+        if !invites || seen.open.tried {
+            let row = self.state.read(move |t| t.portal(&id)).await?;
+            return Ok(row.as_ref().is_some_and(same));
+        }
+        let noted = self.state.write(move |t| {
+            let Some(mut portal) = t.portal(&id)?.filter(&same) else { return Ok(false) };
+            portal.open.tried = true;
+            t.put_portal(&id, &portal)?;
+            Ok(true)
         });
-        Ok(same.await?)
+        Ok(noted.await?)
     }
 
     async fn act_one(
@@ -365,7 +378,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             if t.has_notices(&target)? {
                 return Ok(None);
             }
-            if portal.open.last.take().is_some() {
+            if portal.open.last.take().is_some() || !portal.open.tried {
+                portal.open.tried = true;
                 t.put_portal(&id, &portal)?;
             }
             Ok(Some(true))

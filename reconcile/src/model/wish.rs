@@ -63,17 +63,29 @@ pub struct Wish<T> {
     pub at: Millis,
     /// Whose word it was.
     pub reason: Reason,
+    /// Whether a call to make it so was begun since the word; written before that call.
+    #[serde(default = "unknown")]
+    pub tried: bool,
+    /// Whether such a call for the contrary may still have been under way when the word was spoken. Matters only while nothing counts
+    /// as observed.
+    #[serde(default = "unknown")]
+    pub overtakes: bool,
+}
+
+/// A row of before this was written down: it may have been so.
+fn unknown() -> bool {
+    true
 }
 
 impl<T: PartialEq + Copy> Wish<T> {
     /// A wish just spoken, nothing observed yet.
     pub fn new(desired: T, reason: Reason, at: Millis) -> Self {
-        Self { desired, last: None, generation: 1, at, reason }
+        Self { desired, last: None, generation: 1, at, reason, tried: false, overtakes: false }
     }
 
     /// A fact found as it is: nothing is pending.
     pub fn found(value: T, reason: Reason, at: Millis) -> Self {
-        Self { desired: value, last: Some(value), generation: 1, at, reason }
+        Self { last: Some(value), ..Self::new(value, reason, at) }
     }
 
     /// Whether the outside world has not been seen as desired yet.
@@ -84,15 +96,21 @@ impl<T: PartialEq + Copy> Wish<T> {
     /// The user's newer word. An older one than the last is ignored: transactions of different rooms may cross.
     ///
     /// While the word before is pending, it may have come true unseen: then nothing counts as observed, so that this word
-    /// is not taken for done already, and what came of the other one not for something that the user did elsewhere.
+    /// is not taken for done already, and what came of the other one not for something that the user did elsewhere. A word that
+    /// only repeats the one before changes nothing of that.
     ///
     /// Returns whether it was taken.
     pub fn ask(&mut self, desired: T, reason: Reason, at: Millis) -> bool {
         if at < self.at {
             return false;
         }
-        if self.pending() {
-            self.last = None;
+        if self.desired != desired {
+            let unseen = self.last.is_none() && self.overtakes;
+            self.overtakes = self.pending() && (self.tried || unseen);
+            if self.pending() {
+                self.last = None;
+            }
+            self.tried = false;
         }
         self.desired = desired;
         self.generation += 1;
@@ -105,6 +123,7 @@ impl<T: PartialEq + Copy> Wish<T> {
     pub fn adopt(&mut self, now: T, reason: Reason, at: Millis) {
         self.desired = now;
         self.last = Some(now);
+        self.tried = false;
         self.generation += 1;
         self.at = self.at.max(at);
         self.reason = reason;

@@ -60,6 +60,47 @@ fn a_join_of_a_bridge_that_was_killed_is_taken_back_when_it_lands_after_a_gpart(
 }
 
 #[test]
+fn a_portal_that_was_being_closed_when_the_bridge_was_killed_is_closed_soon_after() {
+    for after in [false, true] {
+        on_paused_time(async {
+            let world = one_account(1).await;
+            assert!(world.part(&key(0)));
+            world.lock().kill_in = Some(("remove", after));
+            world.hint(Key::Account(account(0)));
+            pass(&world, Duration::from_secs(20)).await;
+            assert_eq!(world.lock().kill_in, None, "it was killed");
+            assert_eq!(told(&world, &Told::Parted(gitter_room(0))), 1);
+            assert_eq!(world.lock().data.portals.len(), 0, "nothing is waited for");
+            world.set_driver(None);
+        });
+    }
+}
+
+#[test]
+fn an_invite_of_a_bridge_that_was_killed_is_taken_back_when_it_lands_after_a_gpart() {
+    on_paused_time(async {
+        let world = one_account(0).await;
+        // No ghost is to be invited first.
+        world.lock().gitter.get_mut(&gitter_room(0)).expect("a room").members.clear();
+        world.meanwhile("invite", false, |world| {
+            assert!(world.part(&key(0)));
+            world.lock().kill_in = Some(("invite", false));
+        });
+        assert!(world.ask_for(&key(0), true));
+        world.hint(Key::Account(account(0)));
+        pass(&world, Duration::from_secs(10)).await;
+
+        let room = place(&world).room().cloned().expect("made");
+        let invited = (account(0), Presence::Invited);
+        world.lock().matrix.get_mut(&room).expect("there").people.extend([invited]);
+        converge(&world, 2).await.expect("neither there nor here");
+        assert_eq!(world.lock().matrix[&room].presence(&account(0)), Presence::Out);
+        assert_eq!(told(&world, &Told::Parted(gitter_room(0))), 1);
+        world.set_driver(None);
+    });
+}
+
+#[test]
 fn a_kick_that_lands_after_an_invite_was_asked_for_is_made_good() {
     on_paused_time(async {
         let world = one_account(1).await;
