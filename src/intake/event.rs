@@ -37,7 +37,8 @@ impl Rules {
         let ours = self.ghosts.is_ours(&event.sender);
         if event.state_key.is_some() {
             let bot = reconcile::port::Matrix::bot(&self.bridge.matrix);
-            if room::strays(&event.kind, &event.content, ours, bot) {
+            let strays = room::strays(&event.kind, &event.content, ours, bot);
+            if strays || ours && is_outdated(t, event)? {
                 put_back(t, event, hints)?;
             }
         }
@@ -306,11 +307,18 @@ fn replaced(
     Ok(())
 }
 
-/// Somebody changed what a portal looks like, or who may do what there: all of it is set again.
+/// Whether what the bridge itself set in a portal came after something newer.
+fn is_outdated(t: &WriteTxn<'_>, event: &Incoming) -> Result<bool, StoreError> {
+    let Some(key) = t.portal_at(&event.room_id)? else { return Ok(false) };
+    let shows = t.room(&key.room)?;
+    Ok(shows.is_some_and(|shows| room::is_outdated(&event.kind, &event.content, &shows)))
+}
+
+/// A portal looks otherwise than it should, or who may do what there: all of it is set again.
 fn put_back(t: &mut WriteTxn<'_>, event: &Incoming, hints: &mut Hints) -> Result<(), StoreError> {
     let Some(key) = t.portal_at(&event.room_id)? else { return Ok(()) };
     let Some(mut portal) = t.portal(&key)? else { return Ok(()) };
-    tracing::info!(portal = %key, kind = event.kind, by = %event.sender, "changed by somebody else, and put back");
+    tracing::info!(portal = %key, kind = event.kind, by = %event.sender, "not as it should be, and put back");
     portal.strayed = portal.strayed.wrapping_add(1);
     portal.shown = None;
     portal.features = 0;

@@ -21,7 +21,9 @@ use super::{
     As, Client, Ghosts, MatrixError,
     picture::Pictures,
     power::Power,
-    room::{self, CONTROL_KEY, Channel, Control, PORTAL_KEY, POWER_LEVELS, Portal, TOMBSTONE},
+    room::{
+        self, CONTROL_KEY, Channel, Control, PORTAL_KEY, POWER_LEVELS, Portal, TOMBSTONE, title,
+    },
 };
 
 /// Gitter allows any length; the specification's limit for display names is Synapse's.
@@ -161,11 +163,6 @@ fn channel<'a>(
     url: Option<&'a str>,
 ) -> Channel<'a> {
     Channel { id: key.room.as_str(), name: title(shows), topic: Some(&shows.topic), avatar, url }
-}
-
-/// What a portal is called: the uri, or for a conversation of two the other's name.
-fn title(room: &GitterRoom) -> &str {
-    if room.one_to_one { &room.name } else { &room.uri }
 }
 
 impl Matrix for Homeserver {
@@ -407,10 +404,10 @@ impl Matrix for Homeserver {
             }
         }
         if old.map(title) != Some(title(new)) {
-            set("m.room.name", json!({"name": room::portal_name(title(new))})).await?;
+            set("m.room.name", room::name_content(title(new))).await?;
         }
         if old.map(|old| &old.topic) != Some(&new.topic) {
-            set("m.room.topic", json!({"topic": room::topic(&new.topic)})).await?;
+            set("m.room.topic", room::topic_content(&new.topic)).await?;
         }
         if old.map(|old| &old.avatar_url) != Some(&new.avatar_url) {
             match self.pictures.upload(new.avatar_url.as_deref()).await {

@@ -2,6 +2,7 @@
 //!
 //! Everything is set in the one request, so that a new room costs one call and its first visitor sees it finished.
 
+use reconcile::model::GitterRoom;
 use ruma::{MxcUri, RoomVersionId, UserId};
 use serde_json::{Map, Value, json};
 
@@ -119,6 +120,24 @@ impl Control<'_> {
         body.insert("initial_state".to_owned(), closed_at_first().into());
         body.into()
     }
+}
+
+/// What a Gitter room is called here: its uri, or for a conversation of two the other's name.
+#[must_use]
+pub fn title(room: &GitterRoom) -> &str {
+    if room.one_to_one { &room.name } else { &room.uri }
+}
+
+/// The content of a portal's `m.room.name`.
+#[must_use]
+pub fn name_content(title: &str) -> Value {
+    json!({"name": portal_name(title)})
+}
+
+/// The content of a portal's `m.room.topic`.
+#[must_use]
+pub fn topic_content(topic: &str) -> Value {
+    json!({"topic": self::topic(topic)})
 }
 
 /// The name of a portal for the Gitter room `name`, cut to what clients can show.
@@ -331,6 +350,18 @@ pub fn strays(kind: &str, content: &Value, by_bot: bool, bot: &UserId) -> bool {
     }
 }
 
+/// Whether a name or topic that the bot set in a portal is not what the Gitter room has now: a call that was given up may land after
+/// a newer one.
+#[must_use]
+pub fn is_outdated(kind: &str, content: &Value, shows: &GitterRoom) -> bool {
+    let (field, now) = match kind {
+        "m.room.name" => ("name", name_content(title(shows))),
+        "m.room.topic" => ("topic", topic_content(&shows.topic)),
+        _ => return false,
+    };
+    content.get(field) != now.get(field)
+}
+
 /// Whether creators have power by creating. Versions not known yet are taken to keep what the newest known has.
 fn has_creator_power(version: &RoomVersionId) -> bool {
     version.rules().is_none_or(|rules| rules.authorization.explicitly_privilege_room_creators)
@@ -495,6 +526,30 @@ mod tests {
         let lax = json!({"users": {bot.as_str(): 100, "@a:hs.example": 50}});
         assert!(strays(POWER_LEVELS, &lax, true, bot), "given in the bot's name");
         assert!(!strays("m.room.pinned_events", &json!({}), false, bot));
+    }
+
+    #[test]
+    fn a_name_or_topic_that_came_after_a_newer_one_is_outdated() {
+        let shows = GitterRoom {
+            uri: "acme/now".to_owned(),
+            name: "Now".to_owned(),
+            topic: " Tea ".to_owned(),
+            avatar_url: None,
+            one_to_one: false,
+        };
+        let of_two = GitterRoom { one_to_one: true, ..shows.clone() };
+        let rows = [
+            ("m.room.name", json!({"name": "acme/now (Gitter)"}), &shows, false),
+            ("m.room.name", json!({"name": "acme/before (Gitter)"}), &shows, true),
+            ("m.room.name", json!({}), &shows, true),
+            ("m.room.name", json!({"name": "Now (Gitter)"}), &of_two, false),
+            ("m.room.topic", json!({"topic": "Tea", "m.topic": {}}), &shows, false),
+            ("m.room.topic", json!({"topic": "Coffee"}), &shows, true),
+            ("m.room.avatar", json!({"url": "mxc://hs.example/a"}), &shows, false),
+        ];
+        for (kind, content, shows, outdated) in rows {
+            assert_eq!(is_outdated(kind, &content, shows), outdated, "row: {kind} {content}");
+        }
     }
 
     #[test]
