@@ -1,7 +1,7 @@
 //! What people say to the bot about rooms: `list`, `gjoin`, `gpart`, and what is no command.
 
 use anyhow::Result;
-use gitter_sim::RoomSpec;
+use gitter_sim::{Fault, Matcher, RoomSpec};
 
 use crate::scene::{cast, closed, is_member, is_only_in, room, say, settled, told};
 use crate::world;
@@ -105,6 +105,27 @@ async fn gjoin_takes_a_room_by_any_of_its_names_and_says_why_it_cannot() -> Resu
             world.ask_until(&alice, &chat, "gpart @carol", "can't be left").await?;
             settled(world, &alice, &chat).await?;
             is_only_in(&alice, &[&chat, &rockets, &carol])
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_gjoin_taken_back_while_gitter_is_slow_to_answer_leaves_nobody_there() -> Result<()> {
+    world()
+        .story(async |world| {
+            cast(world, &["alice", "bob"]);
+            room(world, "acme/slow", &["bob"]);
+            let alice = world.person("alice").await?;
+            let chat = world.log_in(&alice, "alice").await?;
+            alice.wait_for_text(&chat, "You are in no rooms there yet").await?;
+
+            world.gitter.fail_next(1, Matcher::new("POST", "rooms"), Fault::SlowMs(2_000));
+            alice.send_text(&chat, "gjoin acme/slow").await?;
+            alice.send_text(&chat, "gpart ACME/slow").await?;
+            alice.wait_for_text(&chat, "You are no longer in acme/slow").await?;
+            settled(world, &alice, &chat).await?;
+            assert!(!is_member(world, "acme/slow", "alice"));
+            is_only_in(&alice, &[&chat])
         })
         .await
 }
