@@ -56,6 +56,21 @@ fn a_seed_tells_the_whole_history() {
 }
 
 #[test]
+fn a_start_asks_what_the_homeserver_is_and_who_the_bot_is_and_pings_before_it_does_anything() {
+    let about_itself = ["versions", "whoami", "/register", "/devices/", "/profile/@gitter:"];
+    for seed in 1..=5 {
+        let report = run(seed);
+        let calls = report.lines.iter().filter_map(|line| line.split_once("r <- "));
+        let calls = calls.map(|(_, call)| call).take_while(|call| !call.contains("/ping"));
+        let calls: Vec<&str> = calls.collect();
+        assert!(calls[0].starts_with("GET /_matrix/client/versions"), "seed {seed}: {calls:?}");
+        assert!(calls[1].starts_with("GET /account/whoami"), "seed {seed}: {calls:?}");
+        let is_its_own = |call: &&str| about_itself.iter().any(|part| call.contains(part));
+        assert!(calls.iter().all(is_its_own), "seed {seed}: {calls:?}");
+    }
+}
+
+#[test]
 fn after_each_kind_of_fault_all_is_well_again_soon_and_cheaply() {
     // The whole table is `cargo xtask simulate --outages`.
     for kind in ["for a minute", "ten minutes", "killed", "backup", "database"] {
