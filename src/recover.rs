@@ -196,6 +196,12 @@ impl Survey {
             t.put_portal(key, &portal)?;
             t.put_relearn(key, Some(since))?;
         }
+        for key in t.portal_keys()? {
+            let Some(mut portal) = t.portal(&key)? else { continue };
+            portal.member.forget_begun();
+            portal.open.forget_begun();
+            t.put_portal(&key, &portal)?;
+        }
         for (room, account) in &self.spare {
             t.put_chat(room, &Chat::new(account.clone(), ChatStage::Leaving, now))?;
         }
@@ -458,6 +464,22 @@ mod tests {
         let row = store.read(move |t| t.portal(&key)).expect("readable").expect("a portal");
         assert!(row.open.desired && row.member.desired, "{row:?}");
         assert!(!row.member.pending(), "{row:?}");
+    }
+
+    #[test]
+    fn what_was_begun_since_a_backup_may_still_land() {
+        let key: PortalKey = "5f0000000000000000000001/@alice:example.org".parse().expect("a key");
+        let store = Store::in_memory(SealKey::new([7; 32])).expect("in memory");
+        let portal = key.clone();
+        let adopted = store.write(move |t| {
+            t.put_portal(&portal, &Portal::asked(Millis(1)))?;
+            Survey::default().adopt(t, Millis(3), Millis(4))
+        });
+        adopted.expect("written");
+        let row = store.read(move |t| t.portal(&key)).expect("readable").expect("a portal");
+        for mut wish in [row.member, row.open] {
+            assert!(wish.ask(false, Reason::Asked, Millis(5)) && wish.overtakes, "{wish:?}");
+        }
     }
 
     #[test]

@@ -119,6 +119,11 @@ impl<T: PartialEq + Copy> Wish<T> {
         true
     }
 
+    /// This row is older than its world: which calls were begun since is not known.
+    pub fn forget_begun(&mut self) {
+        (self.tried, self.overtakes) = (true, true);
+    }
+
     /// The user acted on the other side: what is seen there is what they want.
     pub fn adopt(&mut self, now: T, reason: Reason, at: Millis) {
         self.desired = now;
