@@ -134,7 +134,8 @@ impl Desk<'_, '_> {
     fn known(&self) -> Result<Vec<(KnownRoom, Portal, GitterRoom)>, StoreError> {
         let mut known = Vec::new();
         for (id, portal) in self.t.portals_of(self.user)? {
-            let Some(room) = self.t.room(&id)? else { continue };
+            let key = PortalKey::new(self.user.to_owned(), id.clone());
+            let Some(room) = self.t.room(&key)? else { continue };
             let path = room.uri.trim_start_matches('@');
             let entry = KnownRoom {
                 id: id.to_string(),
@@ -265,7 +266,7 @@ impl Desk<'_, '_> {
             if what.is_none() && waiting == 0 {
                 continue;
             }
-            let room = self.t.room(id)?.map_or_else(|| id.to_string(), |room| room.uri);
+            let room = self.t.room(&key)?.map_or_else(|| id.to_string(), |room| room.uri);
             if waiting > 0 {
                 let what = format!("send {} to Gitter", answer::messages(waiting));
                 let active = matches!(self.account.session, Session::Active(_));
@@ -390,7 +391,7 @@ pub(super) fn drop_outbox(
     if waiting == 0 {
         return Ok(false);
     }
-    let room = t.room(&key.room)?.map_or_else(|| key.room.to_string(), |room| room.uri);
+    let room = t.room(key)?.map_or_else(|| key.room.to_string(), |room| room.uri);
     let words = answer::unsent(&room, waiting);
     say(t, Target::Account(key.account.clone()), words, now, &mut Hints::default())?;
     Ok(true)

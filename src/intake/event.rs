@@ -215,7 +215,7 @@ impl Rules {
             portal.open.last = Some(false);
             portal.ask = None;
             if was_open {
-                let name = t.room(&key.room)?.map_or_else(|| key.room.to_string(), |r| r.uri);
+                let name = t.room(key)?.map_or_else(|| key.room.to_string(), |r| r.uri);
                 let words = answer::portal_closed(&name, Closed::LeftHere);
                 say(t, Target::Account(key.account.clone()), words, now, hints)?;
             }
@@ -310,7 +310,7 @@ fn replaced(
 /// Whether what the bridge itself set in a portal came after something newer.
 fn is_outdated(t: &WriteTxn<'_>, event: &Incoming) -> Result<bool, StoreError> {
     let Some(key) = t.portal_at(&event.room_id)? else { return Ok(false) };
-    let shows = t.room(&key.room)?;
+    let shows = t.room(&key)?;
     Ok(shows.is_some_and(|shows| room::is_outdated(&event.kind, &event.content, &shows)))
 }
 

@@ -175,7 +175,7 @@ impl Fixture {
                 at: Millis(1),
             };
             t.put_chat(&control_room(), &chat)?;
-            t.put_room(&at.room, &shows)?;
+            t.put_room(&at, &shows)?;
             t.put_portal(&at, &portal)
         });
         rows.await.expect("written");

@@ -367,7 +367,7 @@ pub(super) fn words_about(
     body: &str,
     html: &str,
 ) -> Result<(Target, Say), StoreError> {
-    let name = t.room(&key.room)?.map_or_else(|| key.room.to_string(), |room| room.uri);
+    let name = t.room(key)?.map_or_else(|| key.room.to_string(), |room| room.uri);
     let Answer { body, html } = answer::said_in(&name, body, html);
     Ok((Target::Account(key.account.clone()), Say::Text { body, html }))
 }
@@ -446,7 +446,8 @@ fn worded(
     let session = t.account(account)?.unwrap_or_default().session;
     let link = || voice.link(account, now);
     let name = |room: &GitterRoomId| -> Result<String, StoreError> {
-        Ok(t.room(room)?.map_or_else(|| room.to_string(), |room| room.uri))
+        let key = PortalKey::new(account.to_owned(), room.clone());
+        Ok(t.room(&key)?.map_or_else(|| room.to_string(), |room| room.uri))
     };
     Ok(match told {
         Told::Welcome => vec![match &session {
@@ -470,7 +471,7 @@ fn worded(
             for (id, unread, mentions) in rooms {
                 let key = PortalKey::new(account.to_owned(), id.clone());
                 let joined = t.portal(&key)?.is_some_and(|portal| portal.joined);
-                let seen = t.room(id)?;
+                let seen = t.room(&key)?;
                 let name = seen.as_ref().map(|room| room.name.clone()).unwrap_or_default();
                 let room = seen.map_or_else(|| id.to_string(), |room| room.uri);
                 listed.push(ListedRoom {

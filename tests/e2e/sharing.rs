@@ -133,3 +133,41 @@ async fn a_stranger_in_a_portal_is_shown_out() -> Result<()> {
         })
         .await
 }
+
+#[tokio::test]
+async fn a_conversation_of_two_bridged_people_is_called_after_the_other_on_each_side() -> Result<()>
+{
+    world()
+        .story(async |world| {
+            cast(world, &["alice", "bob"]);
+            let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+            let chat = world.log_in(&alice, "alice").await?;
+            alice.send_text(&chat, "gjoin @bob").await?;
+            let hers = alice.accept_invite("Bob (Gitter)").await?;
+            let bobs_chat = world.log_in(&bob, "bob").await?;
+            let his = bob.accept_invite("Alice (Gitter)").await?;
+            alice.send_text(&hers, "from Alice").await?;
+            bob.wait_for_text(&his, "from Alice").await?;
+
+            // A start looks at everything, twice for who asks for the list.
+            world.bridge.kill9()?;
+            world.bridge.start_again()?;
+            world.bridge.wait_ready().await?;
+            for (person, chat) in [(&alice, &chat), (&bob, &bobs_chat)] {
+                world.ask_until(person, chat, "list", "Your rooms").await?;
+                settled(world, person, chat).await?;
+            }
+            bob.send_text(&his, "from Bob").await?;
+            alice.wait_for_text(&hers, "from Bob").await?;
+            for (person, at, name) in [(&alice, &hers, "Bob"), (&bob, &his, "Alice")] {
+                let events = person.history(at).await?;
+                let names = events.iter().filter(|event| event.kind == "m.room.name");
+                let names: Vec<_> = names.map(|event| event.content["name"].clone()).collect();
+                assert_eq!(names, [format!("{name} (Gitter)")], "never called otherwise");
+            }
+            let status = world.ask(&alice, &chat, "why @bob").await?;
+            assert!(status.body().contains("@bob"), "{}", status.body());
+            Ok(())
+        })
+        .await
+}

@@ -93,10 +93,11 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         let waits = |ask: &NamedAsk| ask.kind == NamedKind::List || named(ask, &rooms).is_some();
         let waits = account.asks.iter().any(waits);
         if plan.adopt.is_empty() && account.fresh_login.is_none() && !waits {
-            let looks: Vec<_> = rooms.iter().map(|r| (r.id.clone(), r.room.clone())).collect();
+            let key = |r: &RoomSeen| PortalKey::new(user.to_owned(), r.id.clone());
+            let looks: Vec<_> = rooms.iter().map(|r| (key(r), r.room.clone())).collect();
             let known = self.state.read(move |t| {
-                for (id, room) in &looks {
-                    if t.room(id)?.as_ref() != Some(room) {
+                for (key, room) in &looks {
+                    if t.room(key)?.as_ref() != Some(room) {
                         return Ok(false);
                     }
                 }
@@ -125,8 +126,9 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 }
                 let mut hints = BTreeSet::new();
                 for seen in &rooms {
-                    if t.room(&seen.id)?.as_ref() != Some(&seen.room) {
-                        t.put_room(&seen.id, &seen.room)?;
+                    let key = PortalKey::new(id.clone(), seen.id.clone());
+                    if t.room(&key)?.as_ref() != Some(&seen.room) {
+                        t.put_room(&key, &seen.room)?;
                         hints.insert(seen.id.clone());
                     }
                 }
@@ -379,9 +381,10 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
             row.asks.remove(0);
             t.put_account(&id, &row)?;
             for (room, mut portal) in t.portals_of(&id)? {
-                if t.room(&room)?.is_some_and(|room| is_called(&room, &name)) {
+                let key = PortalKey::new(id.clone(), room.clone());
+                if t.room(&key)?.is_some_and(|room| is_called(&room, &name)) {
                     ask_part(&mut portal, ask.at);
-                    t.put_portal(&PortalKey::new(id.clone(), room.clone()), &portal)?;
+                    t.put_portal(&key, &portal)?;
                     return Ok(Some(room));
                 }
             }
@@ -602,10 +605,10 @@ fn wish_open(
     now: Millis,
 ) -> Result<(), TableError> {
     let id = &seen.id;
-    if t.room(id)?.as_ref() != Some(&seen.room) {
-        t.put_room(id, &seen.room)?;
-    }
     let key = PortalKey::new(user.clone(), id.clone());
+    if t.room(&key)?.as_ref() != Some(&seen.room) {
+        t.put_room(&key, &seen.room)?;
+    }
     let mut portal = match t.portal(&key)? {
         Some(portal) => portal,
         None => Portal {

@@ -598,7 +598,7 @@ fn facts(t: &dyn Rows, key: &PortalKey) -> Result<Option<Facts>, TableError> {
     let Some(portal) = t.portal(key)? else { return Ok(None) };
     let account = t.account(&key.account)?.unwrap_or_default();
     let logged_in = account.session != Session::LoggedOut;
-    let (shows, total, unheard) = (t.room(&key.room)?, t.portal_count()?, t.is_unheard()?);
+    let (shows, total, unheard) = (t.room(key)?, t.portal_count()?, t.is_unheard()?);
     Ok(Some(Facts { portal, shows, logged_in, total, unheard }))
 }
 
@@ -664,7 +664,7 @@ pub(super) fn tell_refused(
     why: Refusal,
     now: Millis,
 ) -> Result<(), TableError> {
-    let name = t.room(&key.room)?.map_or_else(|| key.room.to_string(), |room| room.uri);
+    let name = t.room(key)?.map_or_else(|| key.room.to_string(), |room| room.uri);
     tell(t, &key.account, Told::Refused { name, why }, now)
 }
 

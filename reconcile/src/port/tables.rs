@@ -34,7 +34,9 @@ pub trait Rows {
     fn portal_count(&self) -> Result<usize>;
     /// Every portal's key.
     fn portal_keys(&self) -> Result<Vec<PortalKey>>;
-    fn room(&self, id: &GitterRoomId) -> Result<Option<GitterRoom>>;
+    /// A Gitter room as the portal's account last saw it: to each of two people who talk, their conversation is called after the
+    /// other.
+    fn room(&self, portal: &PortalKey) -> Result<Option<GitterRoom>>;
     /// Who should be in the portals of a room, most wanted first.
     fn people(&self, room: &GitterRoomId) -> Result<Vec<GitterUserId>>;
     fn ghost(&self, id: &GitterUserId) -> Result<Option<Ghost>>;
@@ -66,7 +68,7 @@ pub trait Tables: Rows {
     fn put_portal(&mut self, key: &PortalKey, row: &Portal) -> Result<()>;
     /// Also forgets its cursor, links and members.
     fn remove_portal(&mut self, key: &PortalKey) -> Result<()>;
-    fn put_room(&mut self, id: &GitterRoomId, row: &GitterRoom) -> Result<()>;
+    fn put_room(&mut self, portal: &PortalKey, row: &GitterRoom) -> Result<()>;
     fn put_people(&mut self, room: &GitterRoomId, people: &[GitterUserId]) -> Result<()>;
     /// Also keeps who is called how.
     fn put_ghost(&mut self, id: &GitterUserId, row: &Ghost) -> Result<()>;

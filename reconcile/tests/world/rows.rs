@@ -66,8 +66,8 @@ impl Rows for Data {
     fn portal_keys(&self) -> Result<Vec<PortalKey>> {
         Ok(self.portals.keys().cloned().collect())
     }
-    fn room(&self, id: &GitterRoomId) -> Result<Option<GitterRoom>> {
-        Ok(self.rooms.get(id).cloned())
+    fn room(&self, portal: &PortalKey) -> Result<Option<GitterRoom>> {
+        Ok(self.rooms.get(&portal.room).cloned())
     }
     fn people(&self, room: &GitterRoomId) -> Result<Vec<GitterUserId>> {
         Ok(self.people.get(room).cloned().unwrap_or_default())
@@ -118,8 +118,8 @@ impl Tables for Data {
         }
         Ok(())
     }
-    fn put_room(&mut self, id: &GitterRoomId, row: &GitterRoom) -> Result<()> {
-        self.rooms.insert(id.clone(), row.clone());
+    fn put_room(&mut self, portal: &PortalKey, row: &GitterRoom) -> Result<()> {
+        self.rooms.insert(portal.room.clone(), row.clone());
         Ok(())
     }
     fn put_people(&mut self, room: &GitterRoomId, people: &[GitterUserId]) -> Result<()> {

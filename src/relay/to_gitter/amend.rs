@@ -213,8 +213,8 @@ impl Relay {
         portal: &PortalKey,
         message: &MessageId,
     ) -> Result<String, StoreError> {
-        let id = portal.room.clone();
-        let room = self.0.db.look(move |t| t.room(&id)).await?;
+        let key = portal.clone();
+        let room = self.0.db.look(move |t| t.room(&key)).await?;
         Ok(room.map_or_else(String::new, |room| self.0.gitter.permalink(&room, message)))
     }
 }

@@ -198,8 +198,8 @@ impl Relay {
 
     /// The bot says in the portal what it does not show. Said twice it is still one event, by its transaction id.
     async fn tell_of(&self, lane: &Lane, gap: &Gap) -> Result<(), Failed> {
-        let id = lane.key.room.clone();
-        let seen = self.0.db.look(move |t| t.room(&id)).await?;
+        let key = lane.key.clone();
+        let seen = self.0.db.look(move |t| t.room(&key)).await?;
         let link = seen.map_or_else(String::new, |room| self.0.gitter.permalink(&room, &gap.first));
         let answer = answer::passed_over(gap, &link);
         let content = json!({

@@ -1,6 +1,8 @@
 //! Gitter rooms, the people in them, ghosts, media.
 
-use reconcile::model::{Ghost, GitterRoom, GitterRoomId, GitterUserId, MessageId, alike};
+use reconcile::model::{
+    Ghost, GitterRoom, GitterRoomId, GitterUserId, MessageId, PortalKey, alike,
+};
 use ruma::UserId;
 
 use super::{Txn, after, pairs};
@@ -12,9 +14,16 @@ use crate::{
 
 #[expect(clippy::missing_errors_doc, reason = "said once, at `StoreError`: disk or damage")]
 impl<M: Mode> Txn<M> {
-    /// A Gitter room as last seen.
-    pub fn room(&self, id: &GitterRoomId) -> Result<Option<GitterRoom>> {
-        self.tables.rooms.get(&self.handle, id.as_str())
+    /// A Gitter room as the portal's account last saw it. To all it is the same, but for a conversation of two: to each of them that
+    /// is called after the other.
+    pub fn room(&self, portal: &PortalKey) -> Result<Option<GitterRoom>> {
+        let table = &self.tables.rooms;
+        let shared: Option<GitterRoom> = table.get(&self.handle, portal.room.as_str())?;
+        if shared.as_ref().is_some_and(|room| room.one_to_one) {
+            let own = table.get(&self.handle, &portal.to_string())?;
+            return Ok(own.or(shared));
+        }
+        Ok(shared)
     }
 
     /// Who should be in the portals of a room, most wanted first.
@@ -54,9 +63,17 @@ impl<M: Mode> Txn<M> {
 
 #[expect(clippy::missing_errors_doc, reason = "said once, at `StoreError`: disk or damage")]
 impl WriteTxn<'_> {
-    /// Keeps a Gitter room as just seen.
-    pub fn put_room(&mut self, id: &GitterRoomId, row: &GitterRoom) -> Result<()> {
-        self.tables.rooms.put(&self.handle, id.as_str(), row)
+    /// Keeps a Gitter room as the portal's account has just seen it.
+    pub fn put_room(&mut self, portal: &PortalKey, row: &GitterRoom) -> Result<()> {
+        let table = &mut self.tables.rooms;
+        if row.one_to_one {
+            table.put(&self.handle, &portal.to_string(), row)?;
+            let shared: Option<GitterRoom> = table.get(&self.handle, portal.room.as_str())?;
+            if shared.is_some_and(|room| room.one_to_one) {
+                return Ok(());
+            }
+        }
+        table.put(&self.handle, portal.room.as_str(), row)
     }
 
     /// Keeps who should be in the portals of a room; an empty list removes the row.

@@ -43,8 +43,8 @@ impl<M: Mode> Rows for Txn<M> {
         Ok(self.portal_keys()?)
     }
 
-    fn room(&self, id: &GitterRoomId) -> Result<Option<GitterRoom>> {
-        Ok(self.room(id)?)
+    fn room(&self, portal: &PortalKey) -> Result<Option<GitterRoom>> {
+        Ok(self.room(portal)?)
     }
 
     fn people(&self, room: &GitterRoomId) -> Result<Vec<GitterUserId>> {
@@ -105,8 +105,8 @@ impl Tables for WriteTxn<'_> {
         Ok(self.remove_portal(key)?)
     }
 
-    fn put_room(&mut self, id: &GitterRoomId, row: &GitterRoom) -> Result<()> {
-        Ok(self.put_room(id, row)?)
+    fn put_room(&mut self, portal: &PortalKey, row: &GitterRoom) -> Result<()> {
+        Ok(self.put_room(portal, row)?)
     }
 
     fn put_people(&mut self, room: &GitterRoomId, people: &[GitterUserId]) -> Result<()> {

@@ -21,7 +21,7 @@ enum Op {
     WipeToken(usize),
     PutPortal(usize, usize, Option<usize>),
     RemovePortal(usize, usize),
-    PutRoom(usize, u8),
+    PutRoom(usize, usize, u8),
     PutPeople(usize, Vec<usize>),
     PutGhost(usize, usize),
     PutInside(usize, usize, bool),
@@ -64,7 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => a().prop_map(WipeToken),
         4 => (a(), r(), prop::option::of(0..3_usize)).prop_map(|(a, r, p)| PutPortal(a, r, p)),
         2 => (a(), r()).prop_map(|(a, r)| RemovePortal(a, r)),
-        1 => (r(), 0..3_u8).prop_map(|(r, n)| PutRoom(r, n)),
+        1 => (a(), r(), 0..3_u8).prop_map(|(a, r, n)| PutRoom(a, r, n)),
         1 => (r(), prop::collection::vec(r(), 0..3)).prop_map(|(r, p)| PutPeople(r, p)),
         2 => (r(), r()).prop_map(|(g, u)| PutGhost(g, u)),
         3 => (0..3_usize, r(), any::<bool>()).prop_map(|(p, g, i)| PutInside(p, g, i)),
@@ -106,9 +106,9 @@ fn ghost_id(n: usize) -> OwnedUserId {
     format!("@gitter_{n}:example.org").parse().expect("a user id")
 }
 
-fn room(n: u8) -> GitterRoom {
-    let uri = format!("org/{n}");
-    GitterRoom { name: uri.clone(), uri, topic: String::new(), avatar_url: None, one_to_one: false }
+fn room(r: usize, n: u8) -> GitterRoom {
+    let (uri, one_to_one) = (format!("org/{n}"), r == 2);
+    GitterRoom { name: uri.clone(), uri, topic: String::new(), avatar_url: None, one_to_one }
 }
 
 fn ghost(n: usize) -> Ghost {
@@ -152,7 +152,8 @@ struct Maps {
     portals: BTreeMap<PortalKey, Portal>,
     /// Who was put at a Matrix room last and has not left it.
     places: BTreeMap<OwnedRoomId, PortalKey>,
-    rooms: BTreeMap<GitterRoomId, GitterRoom>,
+    /// As each account last saw them, and what those see who have not looked.
+    rooms: BTreeMap<(Option<usize>, usize), GitterRoom>,
     people: BTreeMap<GitterRoomId, Vec<GitterUserId>>,
     ghosts: BTreeMap<GitterUserId, Ghost>,
     /// Who took a ghost's name last and has not taken another.
@@ -204,7 +205,11 @@ impl Maps {
                 self.links.retain(|(portal, _), _| *portal != key);
                 self.unconfirmed.retain(|(portal, _)| *portal != key);
             }
-            Op::PutRoom(r, n) => drop(self.rooms.insert(gitter_room(r), room(n))),
+            Op::PutRoom(a, r, n) if room(r, n).one_to_one => {
+                self.rooms.insert((Some(a), r), room(r, n));
+                self.rooms.entry((None, r)).or_insert_with(|| room(r, n));
+            }
+            Op::PutRoom(_, r, n) => drop(self.rooms.insert((None, r), room(r, n))),
             Op::PutPeople(r, ref people) => {
                 let people = people.iter().copied().map(gitter_user).collect();
                 self.people.insert(gitter_room(r), people);
@@ -304,7 +309,7 @@ fn run(tx: &mut WriteTxn<'_>, op: &Op) -> Result<u64, StoreError> {
         Op::WipeToken(a) => tx.wipe_token(&user(a))?,
         Op::PutPortal(a, r, at) => tx.put_portal(&portal(a, r), &portal_row(at))?,
         Op::RemovePortal(a, r) => tx.remove_portal(&portal(a, r))?,
-        Op::PutRoom(r, n) => tx.put_room(&gitter_room(r), &room(n))?,
+        Op::PutRoom(a, r, n) => tx.put_room(&portal(a, r), &room(r, n))?,
         Op::PutPeople(r, ref people) => {
             let people: Vec<_> = people.iter().copied().map(gitter_user).collect();
             tx.put_people(&gitter_room(r), &people)?;
@@ -381,6 +386,9 @@ fn compare(tx: &ReadTxn, maps: &Maps) -> Result<(), StoreError> {
         }
         for r in 0..3 {
             compare_portal(tx, maps, &portal(a, r))?;
+            let shared = || maps.rooms.get(&(None, r));
+            let seen = maps.rooms.get(&(Some(a), r)).or_else(shared);
+            assert_eq!(tx.room(&portal(a, r))?.as_ref(), seen);
         }
     }
     for n in 0..3 {
@@ -388,7 +396,6 @@ fn compare(tx: &ReadTxn, maps: &Maps) -> Result<(), StoreError> {
         let showing = maps.portals.keys().filter(|key| key.room == there);
         assert_eq!(tx.portals_for(&there)?, showing.cloned().collect::<Vec<_>>());
         assert_eq!(tx.portal_at(&at)?.as_ref(), maps.places.get(&at));
-        assert_eq!(tx.room(&there)?.as_ref(), maps.rooms.get(&there));
         assert_eq!(tx.people(&there)?, maps.people.get(&there).cloned().unwrap_or_default());
         assert_eq!(tx.ghost(&gitter_user(n))?.as_ref(), maps.ghosts.get(&gitter_user(n)));
         assert_eq!(tx.ghost_named(&ghost_id(n))?.as_ref(), maps.names.get(&ghost_id(n)));
