@@ -324,7 +324,11 @@ impl Live {
                 let Ok(room) = room.parse() else { return Ok(()) };
                 let message = Arc::new(*message);
                 for portal in self.portals(&room).await? {
-                    relay.receive(&portal, message.clone());
+                    if self.may_read(&portal) {
+                        relay.receive(&portal, message.clone());
+                    } else {
+                        relay.catch_up(&portal);
+                    }
                 }
             }
             Event::Chat { room, operation: Operation::Remove(message) } => {
@@ -405,6 +409,13 @@ impl Live {
                 self.0.relay.catch_up(&portal);
             }
         }
+    }
+
+    /// Whether its account could listen to the room itself. What another's connection hears is not for who has lost their login, and
+    /// perhaps the room with it: they catch up when they can look there.
+    fn may_read(&self, portal: &PortalKey) -> bool {
+        let state = self.state();
+        state.readers.get(&portal.room).is_some_and(|may| may.contains(&portal.account))
     }
 
     async fn portals(&self, room: &GitterRoomId) -> Result<Vec<PortalKey>, StoreError> {

@@ -1,6 +1,8 @@
 //! Several Matrix users in one Gitter room, and on one Gitter account; and who has no business in a portal.
 
 use anyhow::Result;
+use gitter_sim::RoomSpec;
+use harness::Consent;
 use serde_json::json;
 
 use crate::scene::{
@@ -167,6 +169,42 @@ async fn a_conversation_of_two_bridged_people_is_called_after_the_other_on_each_
             }
             let status = world.ask(&alice, &chat, "why @bob").await?;
             assert!(status.body().contains("@bob"), "{}", status.body());
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn who_has_lost_their_login_and_then_the_room_hears_nothing_of_it_by_anothers_connection()
+-> Result<()> {
+    world()
+        .story(async |world| {
+            cast(world, &["alice", "bob", "carol"]);
+            world.gitter.add_room(RoomSpec::private(ROOM));
+            for member in ["alice", "bob", "carol"] {
+                world.gitter.join(ROOM, member);
+            }
+            let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+            world.log_in(&alice, "alice").await?;
+            let hers = alice.accept_invite(ROOM).await?;
+            let bobs_chat = world.log_in(&bob, "bob").await?;
+            let his = bob.accept_invite(ROOM).await?;
+            say(world, "carol", ROOM, "for all");
+            alice.wait_for_text(&hers, "for all").await?;
+            bob.wait_for_text(&his, "for all").await?;
+
+            world.gitter.revoke_tokens_of("bob");
+            bob.send_text(&his, "am I heard?").await?;
+            bob.wait_for_text(&bobs_chat, "Gitter no longer accepts your login").await?;
+            world.gitter.leave(ROOM, "bob");
+            say(world, "carol", ROOM, "not for Bob");
+            alice.wait_for_text(&hers, "not for Bob").await?;
+
+            let page = world.follow_login(&bob, &bobs_chat, "bob", Consent::Approve).await?;
+            assert_eq!(page.status, 200, "{}", page.text());
+            closed(&bob, &his).await?;
+            let carols = texts_by(&bob, &his, &world.ghost("carol")).await?;
+            assert_eq!(carols, ["for all"], "what was said without him");
             Ok(())
         })
         .await
