@@ -241,9 +241,15 @@ impl Relay {
             let next = onward(&from, &page, LOOKED_AT);
             let (key, own, text) = (portal.clone(), caller.own.clone(), text.to_owned());
             let found = self.0.db.look(move |t| {
+                let portals = t.portals_for(&key.room)?;
+                // Of two people on one Gitter account either may have sent it.
+                let others = |id: &MessageId| {
+                    let link = |portal| t.link_of_message(portal, id).ok().flatten();
+                    portals.iter().filter_map(link).any(|link| link.from_matrix)
+                };
                 let known = |message: &Message| match message.id.parse() {
                     // A row that can't be read counts as known: better a second look than a wrong link.
-                    Ok(id) => !matches!(t.link_of_message(&key, &id), Ok(None)),
+                    Ok(id) => !matches!(t.link_of_message(&key, &id), Ok(None)) || others(&id),
                     Err(_) => true,
                 };
                 Ok(echo::find(&page, &own, &text, &known).and_then(|m| m.id.parse().ok()))

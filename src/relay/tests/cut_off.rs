@@ -287,3 +287,36 @@ async fn only_an_answer_tells_that_a_call_is_soon_over() {
         assert_eq!(attempt.answered.is_some(), is_answer, "{fault:?}");
     }
 }
+
+#[tokio::test]
+async fn what_another_person_sent_from_the_same_gitter_account_is_not_taken_for_ones_own() {
+    let fixture = Fixture::new().await;
+    fixture.agreeable().await;
+    let now = fixture.relay.0.bridge.clock.now();
+    was_cut_off(&fixture, Millis(now.0 - 100_000)).await;
+    let others = fixture.sim.world().post("alice", "acme/rockets", "hello?");
+    let work = PortalKey::new(ruma::owned_user_id!("@work:example.org"), fixture.key.room.clone());
+    let link = Link {
+        portal: work.clone(),
+        message: others.parse().expect("an id"),
+        event: ruma::owned_event_id!("$work:example.org"),
+        part: 0,
+        from_matrix: true,
+        version: 1,
+        digest: 1,
+        parent: None,
+        sender: None,
+        lead: String::new(),
+        images: Vec::new(),
+        gone: false,
+    };
+    let written = fixture.db.change(move |t| {
+        t.put_portal(&work, &Portal::found(true, Reason::Login, Millis(1)))?;
+        t.put_link(&link)
+    });
+    written.await.expect("written");
+    fixture.relay.poke_outward(fixture.key.clone());
+    let event = ruma::owned_event_id!("$1:example.org");
+    let link = fixture.until("its link", move |t| Ok(t.links_of_event(&event)?.pop())).await;
+    assert_ne!(link.message.as_str(), others, "sent as well");
+}
