@@ -129,14 +129,16 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                     let key = PortalKey::new(id.clone(), seen.id.clone());
                     if t.room(&key)?.as_ref() != Some(&seen.room) {
                         t.put_room(&key, &seen.room)?;
-                        hints.insert(seen.id.clone());
+                        // Who shares the room finds nothing new in it any more.
+                        hints.extend(t.portals_for(&seen.id)?);
+                        hints.insert(key);
                     }
                 }
                 for (room, adoption) in &plan.adopt {
                     let key = PortalKey::new(id.clone(), room.clone());
                     let door = doors.get(room).copied().unwrap_or(Door::Open);
                     if adopt(t, &key, *adoption, before.get(room), row.fresh_login, door, now)? {
-                        hints.insert(room.clone());
+                        hints.insert(key);
                     }
                 }
                 let mut told = false;
@@ -155,7 +157,7 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
                 told |= plan.adopt.values().any(|a| *a == Adoption::Gone);
                 let found = open_named(t, &id, &mut row, &rooms, now)?;
                 told |= !found.is_empty();
-                hints.extend(found);
+                hints.extend(found.into_iter().map(|room| PortalKey::new(id.clone(), room)));
                 Ok((hints, told))
             })
             .await?;
@@ -165,8 +167,8 @@ impl<M: Matrix + Clone + 'static, G: Gitter, S: State, C: Clock> Driver<M, G, S,
         if !hints.is_empty() {
             self.bells.portals.notify_one();
         }
-        for room in hints {
-            self.hint(Key::Portal(PortalKey::new(user.to_owned(), room)), Class::Waiting);
+        for portal in hints {
+            self.hint(Key::Portal(portal), Class::Waiting);
         }
         Ok((after, act))
     }

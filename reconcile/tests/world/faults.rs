@@ -195,3 +195,19 @@ fn a_pass_that_panics_is_put_in_quarantine_and_everything_else_goes_on() {
         world.set_driver(None);
     });
 }
+
+#[test]
+fn a_room_changed_is_shown_at_once_in_the_portals_of_all_who_share_it() {
+    on_paused_time(async {
+        let world = settled(2, 1).await;
+        world.lock().gitter.get_mut(&gitter_room(0)).expect("a room").looks.topic = "New".into();
+        world.hint(Key::Account(account(0)));
+        pass(&world, Duration::from_secs(20)).await;
+        {
+            let world = world.lock();
+            let shown = world.matrix.values().filter_map(|room| room.shows.as_ref());
+            assert_eq!(shown.map(|room| &*room.topic).collect::<Vec<_>>(), ["New", "New"]);
+        }
+        world.set_driver(None);
+    });
+}
