@@ -14,14 +14,13 @@ use crate::{
 
 #[expect(clippy::missing_errors_doc, reason = "said once, at `StoreError`: disk or damage")]
 impl<M: Mode> Txn<M> {
-    /// A Gitter room as the portal's account last saw it. To all it is the same, but for a conversation of two: to each of them that
-    /// is called after the other.
+    /// A Gitter room as the portal's account last saw it. Most are the same to all, whoever saw them; a conversation of two is called
+    /// after the other, and not known before its account has seen it.
     pub fn room(&self, portal: &PortalKey) -> Result<Option<GitterRoom>> {
         let table = &self.tables.rooms;
         let shared: Option<GitterRoom> = table.get(&self.handle, portal.room.as_str())?;
         if shared.as_ref().is_some_and(|room| room.one_to_one) {
-            let own = table.get(&self.handle, &portal.to_string())?;
-            return Ok(own.or(shared));
+            return table.get(&self.handle, &portal.to_string());
         }
         Ok(shared)
     }

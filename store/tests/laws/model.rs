@@ -152,7 +152,7 @@ struct Maps {
     portals: BTreeMap<PortalKey, Portal>,
     /// Who was put at a Matrix room last and has not left it.
     places: BTreeMap<OwnedRoomId, PortalKey>,
-    /// As each account last saw them, and what those see who have not looked.
+    /// By who saw them, where that makes a difference.
     rooms: BTreeMap<(Option<usize>, usize), GitterRoom>,
     people: BTreeMap<GitterRoomId, Vec<GitterUserId>>,
     ghosts: BTreeMap<GitterUserId, Ghost>,
@@ -205,11 +205,10 @@ impl Maps {
                 self.links.retain(|(portal, _), _| *portal != key);
                 self.unconfirmed.retain(|(portal, _)| *portal != key);
             }
-            Op::PutRoom(a, r, n) if room(r, n).one_to_one => {
-                self.rooms.insert((Some(a), r), room(r, n));
-                self.rooms.entry((None, r)).or_insert_with(|| room(r, n));
+            Op::PutRoom(a, r, n) => {
+                let row = room(r, n);
+                self.rooms.insert((row.one_to_one.then_some(a), r), row);
             }
-            Op::PutRoom(_, r, n) => drop(self.rooms.insert((None, r), room(r, n))),
             Op::PutPeople(r, ref people) => {
                 let people = people.iter().copied().map(gitter_user).collect();
                 self.people.insert(gitter_room(r), people);
@@ -386,9 +385,8 @@ fn compare(tx: &ReadTxn, maps: &Maps) -> Result<(), StoreError> {
         }
         for r in 0..3 {
             compare_portal(tx, maps, &portal(a, r))?;
-            let shared = || maps.rooms.get(&(None, r));
-            let seen = maps.rooms.get(&(Some(a), r)).or_else(shared);
-            assert_eq!(tx.room(&portal(a, r))?.as_ref(), seen);
+            let seen_by = room(r, 0).one_to_one.then_some(a);
+            assert_eq!(tx.room(&portal(a, r))?.as_ref(), maps.rooms.get(&(seen_by, r)));
         }
     }
     for n in 0..3 {
