@@ -75,18 +75,9 @@ impl Fixture {
             let text = format!("part {part}");
             let message = self.sim.world().post("alice", "acme/rockets", &text);
             let link = Link {
-                portal: self.key.clone(),
-                message: message.parse().expect("an id"),
-                event: event.to_owned(),
                 part,
-                from_matrix: true,
-                version: 1,
                 digest: reconcile::model::digest(&text),
-                parent: None,
-                sender: None,
-                lead: String::new(),
-                images: Vec::new(),
-                gone: false,
+                ..link(&self.key, message.parse().expect("an id"), event)
             };
             ids.push(link.message.clone());
             self.db.change(move |t| t.put_link(&link)).await.expect("written");
@@ -763,6 +754,24 @@ async fn redactions(fixture: &Fixture) -> Vec<String> {
     all.map(|request| request.url.path().to_owned()).collect()
 }
 
+/// Ties a message that was written on Matrix to its event.
+fn link(portal: &PortalKey, message: MessageId, event: &ruma::EventId) -> Link {
+    Link {
+        portal: portal.clone(),
+        message,
+        event: event.to_owned(),
+        part: 0,
+        from_matrix: true,
+        version: 1,
+        digest: 0,
+        parent: None,
+        sender: None,
+        lead: String::new(),
+        images: Vec::new(),
+        gone: false,
+    }
+}
+
 async fn until_linked(fixture: &Fixture, message: &str) -> Link {
     let (key, id) = (fixture.key.clone(), message.parse().expect("a valid id"));
     fixture.until("a link", move |t| t.link_of_message(&key, &id)).await
@@ -1165,4 +1174,25 @@ async fn who_deletes_a_message_after_a_logout_is_told_that_it_is_still_there() {
         out.await.expect("written");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_name_of_the_bot_that_lands_after_a_newer_one_is_put_back() {
+    let fixture = Fixture::new().await;
+    for (id, name, strayed) in
+        [("$1:example.org", "acme/rockets (Gitter)", 0), ("$2:example.org", "acme/old (Gitter)", 1)]
+    {
+        let event = Incoming {
+            sender: user_id!("@gitter:example.org").to_owned(),
+            kind: "m.room.name".to_owned(),
+            state_key: Some(String::new()),
+            content: json!({"name": name}),
+            ..fixture.said_by_alice(portal_room(), id, "")
+        };
+        let taken = fixture.intake.transaction(id.to_owned(), vec![event], Vec::new());
+        taken.await.expect("stored");
+        let key = fixture.key.clone();
+        let portal = fixture.db.look(move |t| t.portal(&key)).await.expect("readable");
+        assert_eq!(portal.expect("a portal").strayed, strayed, "{name}");
+    }
 }

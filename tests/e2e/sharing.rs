@@ -152,9 +152,7 @@ async fn a_conversation_of_two_bridged_people_is_called_after_the_other_on_each_
             bob.wait_for_text(&his, "from Alice").await?;
 
             // A start looks at everything, twice for who asks for the list.
-            world.bridge.kill9()?;
-            world.bridge.start_again()?;
-            world.bridge.wait_ready().await?;
+            world.bridge.restart().await?;
             for (person, chat) in [(&alice, &chat), (&bob, &bobs_chat)] {
                 world.ask_until(person, chat, "list", "Your rooms").await?;
                 settled(world, person, chat).await?;

@@ -296,20 +296,8 @@ async fn what_another_person_sent_from_the_same_gitter_account_is_not_taken_for_
     was_cut_off(&fixture, Millis(now.0 - 100_000)).await;
     let others = fixture.sim.world().post("alice", "acme/rockets", "hello?");
     let work = PortalKey::new(ruma::owned_user_id!("@work:example.org"), fixture.key.room.clone());
-    let link = Link {
-        portal: work.clone(),
-        message: others.parse().expect("an id"),
-        event: ruma::owned_event_id!("$work:example.org"),
-        part: 0,
-        from_matrix: true,
-        version: 1,
-        digest: 1,
-        parent: None,
-        sender: None,
-        lead: String::new(),
-        images: Vec::new(),
-        gone: false,
-    };
+    let event = ruma::event_id!("$work:example.org");
+    let link = link(&work, others.parse().expect("an id"), event);
     let written = fixture.db.change(move |t| {
         t.put_portal(&work, &Portal::found(true, Reason::Login, Millis(1)))?;
         t.put_link(&link)

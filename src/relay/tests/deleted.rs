@@ -4,21 +4,13 @@ use super::*;
 
 /// Shown long ago, so many messages of Bob's, of which Gitter has none any more; their ids.
 async fn shown_long_ago(fixture: &Fixture, count: usize) -> Vec<MessageId> {
-    let link = |n: usize| Link {
-        portal: fixture.key.clone(),
-        message: format!("5f000000{n:016x}").parse().expect("an id"),
-        event: format!("$long{n}:example.org").try_into().expect("a valid id"),
-        part: 0,
-        from_matrix: false,
-        version: 1,
-        digest: 1,
-        parent: None,
-        sender: None,
-        lead: String::new(),
-        images: Vec::new(),
-        gone: false,
+    let shown = |n: usize| {
+        let message = format!("5f000000{n:016x}").parse().expect("an id");
+        let event: ruma::OwnedEventId =
+            format!("$long{n}:example.org").try_into().expect("a valid id");
+        Link { from_matrix: false, digest: 1, ..link(&fixture.key, message, &event) }
     };
-    let links: Vec<_> = (0..count).map(link).collect();
+    let links: Vec<_> = (0..count).map(shown).collect();
     let ids = links.iter().map(|link| link.message.clone()).collect();
     let written = fixture.db.change(move |t| links.iter().try_for_each(|link| t.put_link(link)));
     written.await.expect("written");

@@ -73,21 +73,7 @@ async fn what_waits_and_was_said_in_a_room_that_is_gone_is_looked_for_on_gitter(
     let (event, parts) = (ruma::owned_event_id!("$long:example.org"), long.to_vec());
     let sent = fixture.relay.0.bridge.clock.now();
     let half = fixture.db.change(move |t| {
-        let link = Link {
-            portal: key.clone(),
-            message: part.clone(),
-            event: event.clone(),
-            part: 0,
-            from_matrix: true,
-            version: 1,
-            digest: 0,
-            parent: None,
-            sender: None,
-            lead: String::new(),
-            images: Vec::new(),
-            gone: false,
-        };
-        t.put_link(&link)?;
+        t.put_link(&link(&key, part.clone(), &event))?;
         let payload = Payload::say(parts.clone(), false, None);
         let event = event.clone();
         t.push_outgoing(

@@ -67,11 +67,8 @@ impl WriteTxn<'_> {
         let table = &mut self.tables.rooms;
         if row.one_to_one {
             table.put(&self.handle, &portal.to_string(), row)?;
-            let shared: Option<GitterRoom> = table.get(&self.handle, portal.room.as_str())?;
-            if shared.is_some_and(|room| room.one_to_one) {
-                return Ok(());
-            }
         }
+        // Of a conversation of two this row only tells that it is one.
         table.put(&self.handle, portal.room.as_str(), row)
     }
 

@@ -173,16 +173,16 @@ impl Storm {
         gitter.clear_faults();
         let over = Instant::now();
         let mut steps = Vec::new();
-        let mut done = |step| steps.push((step, over.elapsed()));
+        let mut reached = |step| steps.push((step, over.elapsed()));
         life.kill_and_be_heard(&mut world.bridge).await?;
-        done("bridge heard again");
+        reached("bridge heard again");
         life.come_to_rest().await?;
-        done("wishes come true");
+        reached("wishes come true");
         life.last_words("before a last kill").await?;
-        done("last words carried");
+        reached("last words carried");
         life.kill_and_be_heard(&mut world.bridge).await?;
         life.last_words("after a last kill").await?;
-        done("words carried after a last kill");
+        reached("words carried after a last kill");
         report.differed = life.agree(&eyes, &mut report).await?;
         (report.converged, report.steps) = (over.elapsed(), steps);
         if self.recovery && report.is_clean() {
